@@ -1,0 +1,212 @@
+"""One run of one system: start, clock from first fetch to last readable output, CPU and memory, clean up."""
+
+import shutil
+import sys
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bench.generate import DataSet
+from bench.processes import Child
+from bench.servers import Kafka, Redis
+from bench.systems import PREFIX, Place, System
+
+POLL_SECONDS = 0.02
+RUN_SECONDS = 600.0
+PARTITIONS = 4
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What one run gave; times in seconds, memory in MiB. `client_total_cpu` has the start-up in it as well."""
+
+    system: str
+    round: int
+    events: int
+    outputs: int
+    surplus: int
+    seconds: float
+    seconds_with_start: float
+    client_cpu: float
+    client_total_cpu: float
+    redis_cpu: float
+    broker_cpu: float
+    client_peak_mib: float
+    redis_peak_mib: float
+
+    @property
+    def rate(self) -> float:
+        """Events a second of wall time."""
+        return self.events / self.seconds
+
+    @property
+    def per_cpu(self) -> float:
+        """Events a CPU second of the client and its state store (RocksDB is inside the peers' processes)."""
+        return self.events / (self.client_cpu + self.redis_cpu)
+
+
+class Failed(Exception):
+    """A run that gave no measurement: the system ended or stood still; the message has the end of its log."""
+
+
+@dataclass(frozen=True)
+class _Marks:
+    client: float
+    redis: float
+    broker: float
+
+
+class Bench:
+    """The servers and the data set that all runs share."""
+
+    def __init__(self, kafka: Kafka, redis: Redis, data: DataSet, work: Path) -> None:
+        self.kafka, self.redis, self.data, self.work = kafka, redis, data, work
+        self.admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
+        self._count = 0
+
+    def run(self, system: System, number: int) -> Measured:
+        """Measure `system` once; topics, groups, Redis keys and files of the run are gone afterwards."""
+        self._count += 1
+        run_id = f"run-{self._count}-{int(time.time())}"
+        output = f"{PREFIX}.credits" if system.family == "Touchstream" else f"credits-{run_id}"
+        scratch = self.work / run_id
+        scratch.mkdir()
+        place = Place(self.kafka.bootstrap, self.redis.url, output, run_id, scratch, self.data.events)
+        launch = system.launch(place)
+        before = self._groups()
+        self._create(output)
+        reader = self._reader(system, output)
+        children: list[Child] = []
+        try:
+            self._await_line(reader, "ready", [])
+            self.redis.child.usage.reset_peak()
+            for i, command in enumerate(launch.commands):
+                children.append(Child(command, self.work / f"{run_id}-{i}.log", launch.env))
+            return self._clock(system, number, children, reader, before)
+        finally:
+            for child in (*children, reader):
+                child.kill()
+            self._remove(run_id, output, before)
+            shutil.rmtree(scratch, ignore_errors=True)
+
+    def _clock(
+        self, system: System, number: int, children: list[Child], reader: Child, before: set[str]
+    ) -> Measured:
+        first_ms = self._first_fetch(system, children, before)
+        start = self._marks(children)
+        events, outputs = self.data.events, 0
+        if system.limited:
+            end_ms, events = (int(x) for x in self._await_line(children[0], "limit", children))
+        else:
+            end_ms, outputs = (int(x) for x in self._await_line(reader, "reached", children))
+        end = self._marks(children)
+        surplus = 0 if system.limited else int(self._await_line(reader, "final", [])[0]) - self._expected(system)
+        return Measured(
+            system=system.name,
+            round=number,
+            events=events,
+            outputs=outputs,
+            surplus=surplus,
+            seconds=(end_ms - first_ms) / 1000,
+            seconds_with_start=end_ms / 1000 - children[0].started,
+            client_cpu=end.client - start.client,
+            client_total_cpu=end.client,
+            redis_cpu=end.redis - start.redis if system.uses_redis else 0.0,
+            broker_cpu=end.broker - start.broker,
+            client_peak_mib=sum(c.usage.peak_bytes for c in children) / 2**20,
+            redis_peak_mib=self.redis.child.usage.peak_bytes / 2**20 if system.uses_redis else 0.0,
+        )
+
+    def _expected(self, system: System) -> int:
+        return self.data.flat if system.flat else self.data.grouped
+
+    def _marks(self, children: list[Child]) -> _Marks:
+        return _Marks(
+            sum(c.usage.sample() for c in children),
+            self.redis.child.usage.sample(),
+            self.kafka.child.usage.sample(),
+        )
+
+    def _first_fetch(self, system: System, children: list[Child], before: set[str]) -> int:
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            self._check(children)
+            if system.first_fetch == "group":
+                if self._assigned(before):
+                    return int(time.time() * 1000)
+            else:
+                said = [int(s[0]) for s in (c.said("first-fetch") for c in children) if s]
+                if said:
+                    return min(said)
+            time.sleep(POLL_SECONDS)
+        raise Failed("no first fetch:\n" + children[0].tail())
+
+    def _groups(self) -> set[str]:
+        listed = self.admin.list_consumer_groups(request_timeout=10).result(10)
+        return {g.group_id for g in listed.valid}
+
+    def _assigned(self, before: set[str]) -> bool:
+        new = sorted(self._groups() - before - {"bench-reader"})
+        if not new:
+            return False
+        for future in self.admin.describe_consumer_groups(new, request_timeout=10).values():
+            group = future.result(10)
+            if group.state == ConsumerGroupState.STABLE and any(m.assignment for m in group.members):
+                return True
+        return False
+
+    def _reader(self, system: System, output: str) -> Child:
+        options = {
+            "broker": self.kafka.bootstrap,
+            "topic": output,
+            "partitions": str(PARTITIONS),
+            "expected": str(self._expected(system)),
+        }
+        words = [w for k, v in options.items() for w in (f"--{k}", v)]
+        return Child([sys.executable, "-m", "bench.reader", *words], self.work / f"reader-{self._count}.log")
+
+    def _await_line(self, child: Child, word: str, running: list[Child]) -> list[str]:
+        deadline = time.monotonic() + RUN_SECONDS
+        while time.monotonic() < deadline:
+            said = child.said(word)
+            if said is not None:
+                return said
+            self._check(running)
+            if child.process.poll() is not None and child.said(word) is None:
+                raise Failed(f"ended before it said {word}:\n" + child.tail())
+            time.sleep(POLL_SECONDS)
+        raise Failed(f"no {word} within {RUN_SECONDS:.0f} s:\n" + "\n".join(c.tail() for c in (child, *running)))
+
+    @staticmethod
+    def _check(children: list[Child]) -> None:
+        for child in children:
+            code = child.process.poll()
+            if code:
+                raise Failed(f"exit {code}:\n" + child.tail())
+
+    def _create(self, topic: str) -> None:
+        for future in self.admin.create_topics([NewTopic(topic, PARTITIONS, 1)]).values():
+            future.result(30)
+
+    def _remove(self, run_id: str, output: str, before: set[str]) -> None:
+        """Delete what the run made in Kafka and Redis: nothing of it may help or slow the next."""
+        mine = [t for t in self.admin.list_topics(timeout=10).topics if run_id in t or t == output]
+        extra = [t for t in self.admin.list_topics(timeout=10).topics if t.startswith(f"{PREFIX}.") and t not in mine]
+        mine += [t for t in extra if t.rsplit(".", 1)[1] not in ("touches", "conversions")]
+        for future in self.admin.delete_topics(mine, operation_timeout=30).values():
+            future.result(30)
+        groups = sorted(self._groups() - before)
+        deadline = time.monotonic() + 60
+        while groups and time.monotonic() < deadline:
+            left = []
+            for name, future in self.admin.delete_consumer_groups(groups).items():
+                try:
+                    future.result(30)
+                except KafkaException:
+                    left.append(name)
+            groups = left
+            time.sleep(0.5 if left else 0)
+        self.redis.flush()

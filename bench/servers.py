@@ -1,0 +1,121 @@
+"""Apache Kafka (one KRaft node) and Debian's redis-server, on loopback and free ports, for one benchmark."""
+
+import shutil
+import socket
+import subprocess
+import time
+import uuid
+from pathlib import Path
+
+import redis
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from bench.jars import class_path
+from bench.processes import Child
+
+START_SECONDS = 60.0
+
+
+def free_port() -> int:
+    """A port that was free a moment ago."""
+    with socket.socket() as s:
+        s.bind(("127.0.0.1", 0))
+        port: int = s.getsockname()[1]
+        return port
+
+
+class Kafka:
+    """One broker and controller in one process, formatted afresh in `directory`."""
+
+    def __init__(self, directory: Path) -> None:
+        port, controller = free_port(), free_port()
+        self.bootstrap = f"127.0.0.1:{port}"
+        directory.mkdir(parents=True)
+        properties = directory / "server.properties"
+        settings = {
+            "process.roles": "broker,controller",
+            "node.id": "1",
+            "controller.quorum.voters": f"1@127.0.0.1:{controller}",
+            "listeners": f"PLAINTEXT://127.0.0.1:{port},CONTROLLER://127.0.0.1:{controller}",
+            "advertised.listeners": f"PLAINTEXT://127.0.0.1:{port}",
+            "controller.listener.names": "CONTROLLER",
+            "log.dirs": str(directory / "data"),
+            "offsets.topic.replication.factor": "1",
+            "offsets.topic.num.partitions": "4",
+            "transaction.state.log.replication.factor": "1",
+            "transaction.state.log.min.isr": "1",
+            "transaction.state.log.num.partitions": "4",
+            "share.coordinator.state.topic.replication.factor": "1",
+            "share.coordinator.state.topic.min.isr": "1",
+            "auto.create.topics.enable": "false",
+            "log.segment.delete.delay.ms": "1000",
+        }
+        properties.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
+        classes = class_path("broker")
+        cluster = uuid.uuid4().hex[:22]
+        subprocess.run(
+            ["java", "-cp", classes, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],
+            check=True,
+            capture_output=True,
+        )
+        java = ["java", "-Xms1g", "-Xmx1g", "-XX:+UseG1GC", "-cp", classes, "kafka.Kafka", str(properties)]
+        self.child = Child(java, directory / "kafka.log")
+        self.admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0})
+        try:
+            self._wait()
+        except BaseException:
+            self.child.kill()
+            raise
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.child.process.poll() is None:
+            try:
+                if self.admin.list_topics(timeout=1).brokers:
+                    return
+            except KafkaException:
+                continue
+        raise RuntimeError("Kafka did not start:\n" + self.child.tail())
+
+
+class Redis:
+    """redis-server with an append-only file synced each second and no eviction, as docker-compose.yml has it."""
+
+    def __init__(self, directory: Path) -> None:
+        program = shutil.which("redis-server")
+        if program is None:
+            raise RuntimeError("redis-server is missing: apt-get install -y redis-server")
+        directory.mkdir(parents=True)
+        port = free_port()
+        self.url = f"redis://127.0.0.1:{port}/0"
+        options = {
+            "port": str(port),
+            "bind": "127.0.0.1",
+            "dir": str(directory),
+            "save": "",
+            "appendonly": "yes",
+            "appendfsync": "everysec",
+            "maxmemory-policy": "noeviction",
+        }
+        self.child = Child([program, *(w for k, v in options.items() for w in (f"--{k}", v))], directory / "redis.log")
+        try:
+            self._wait(port)
+        except BaseException:
+            self.child.kill()
+            raise
+
+    def flush(self) -> None:
+        """Delete every key: the server is this benchmark's own."""
+        with redis.Redis.from_url(self.url) as client:
+            client.flushall()
+
+    def _wait(self, port: int) -> None:
+        deadline = time.monotonic() + START_SECONDS
+        while time.monotonic() < deadline and self.child.process.poll() is None:
+            try:
+                socket.create_connection(("127.0.0.1", port), timeout=1).close()
+                return
+            except OSError:
+                self.child.usage.sample()
+        raise RuntimeError("redis-server did not start:\n" + self.child.tail())

@@ -1,0 +1,423 @@
+"""The core: a journey and new facts give a new journey and the records to publish.
+
+Everything published of a conversion is a pure function of facts: the conversion with its corrections, and the touches
+that count for it by event time and record time. A restatement is the difference of that function before and after the
+new facts, so nothing that was published needs to be remembered, and a replay of the log gives the same final view.
+"""
+
+from collections.abc import Collection, Iterator, Sequence
+from copy import copy
+from itertools import chain
+from typing import NamedTuple
+
+import msgspec
+
+from models import path as paths
+from models.credit import CreditSet, Encoder, Record
+from models.facts import Conversion, JourneyTouch
+from models.journey import EMPTY_STATE, JourneyConversion, JourneyState, PendingCorrection, by_time, in_order, unique
+from models.outcome import Reason
+from models.policy import Policy
+
+# Conversions of one journey that can still be corrected. A journey beyond this is a mistake in the data (everybody's
+# orders under one id); its further conversions become dead letters, as each one more makes every step dearer.
+OPEN_CONVERSIONS_MAX = 1_000
+PENDING_MAX = 1_000
+
+NO_TOUCHES: list[JourneyTouch] = []
+
+
+class Source(NamedTuple):
+    """The record that caused something: its topic's kind (`touches`, `conversions`), offset and record time."""
+
+    kind: str
+    offset: int
+    record_ms: int
+
+
+class Arrival(NamedTuple):
+    """A touch of this batch."""
+
+    touch: JourneyTouch
+    source: Source
+
+
+class Event(NamedTuple):
+    """A conversion record of this batch, with its bytes in case it must wait."""
+
+    conversion: Conversion
+    key: bytes
+    value: bytes
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+class Publication(NamedTuple):
+    """Records that one cause brings about; values are None for tombstones."""
+
+    source: Source
+    records: list[Record]
+
+
+class Journey(msgspec.Struct, gc=False):
+    """What is stored: touches unique and in order, and the rest."""
+
+    touches: list[JourneyTouch]
+    state: JourneyState
+    stored_duplicates: int = 0
+
+
+class Outcome(msgspec.Struct):
+    """What the facts of one batch do to one journey. `rewrite` is true where the stored touches shall be replaced."""
+
+    state: JourneyState
+    touches: list[JourneyTouch]
+    fresh: list[JourneyTouch]
+    publications: list[Publication] = []
+    dead: list[tuple[Event, Reason, str]] = []
+    changed: bool = False
+    rewrite: bool = False
+    duplicate_touches: int = 0
+    duplicate_conversions: int = 0
+    dropped_touches: int = 0
+    accepted: int = 0
+    credited: int = 0
+    unattributed: int = 0
+    retracted: int = 0
+    restated: int = 0
+    milestones: int = 0
+    tombstones: int = 0
+    mismatched: int = 0
+
+
+class Rules:
+    """The policy that new conversions get, and those that earlier ones keep."""
+
+    def __init__(self, policy: Policy, settle_ms: int, earlier: Sequence[Policy] = ()) -> None:
+        self.policy = policy
+        self._settle_ms = settle_ms
+        self._known = {p.version: (p, Encoder(p.models, p.version)) for p in [*earlier, policy]}
+        self.late_ms = self.lateness_of(policy)
+
+    def lateness_of(self, policy: Policy) -> int:
+        """How much younger in record time a touch may be than a conversion and still count for it."""
+        return max(policy.allowed_lateness_ms, self._settle_ms)
+
+    def of(self, version: str) -> tuple[Policy, Encoder]:
+        """The policy of that version; where it is not known any more, today's."""
+        return self._known.get(version) or self._known[self.policy.version]
+
+
+def decide(
+    journey: Journey,
+    arrivals: Sequence[Arrival],
+    events: Sequence[Event],
+    rules: Rules,
+    revision: int,
+    *,
+    replaying: bool = False,
+) -> Outcome:
+    """What new touches and conversion records do to a journey.
+
+    `revision` is given to every record published. While replaying, facts are taken in and nothing is published:
+    it was, by a transaction that committed these records' offsets.
+    """
+    return _Decision(journey, rules, revision, replaying).run(arrivals, events)
+
+
+class _Decision:
+    def __init__(self, journey: Journey, rules: Rules, revision: int, replaying: bool) -> None:
+        self._before = journey
+        self._rules = rules
+        self._revision = revision
+        self._replaying = replaying
+        self._conversions = {c.conversion_id: c for c in journey.state.conversions}
+        self._pending = journey.state.pending
+        self._originals: dict[str, JourneyConversion] = {}
+        self._causes: dict[str, Source] = {}
+        self._out = Outcome(journey.state, journey.touches, NO_TOUCHES, publications=[], dead=[])
+
+    def run(self, arrivals: Sequence[Arrival], events: Sequence[Event]) -> Outcome:
+        out = self._out
+        if arrivals:
+            self._take_touches(arrivals)
+        for event in events:
+            self._take_event(event)
+        if events and self._rules.policy.reuse == "reset_after_conversion":
+            self._mark_after_reset()
+        if not self._replaying:
+            for conversion_id, source in self._causes.items():
+                self._publish(conversion_id, source)
+        if out.changed:
+            out.state = JourneyState(
+                conversions=list(self._conversions.values()),
+                pending=list(self._pending),
+                dropped_ms=self._out.state.dropped_ms,
+            )
+        return out
+
+    # -- facts
+
+    def _take_touches(self, arrivals: Sequence[Arrival]) -> None:
+        out = self._out
+        known = {t.event_id for t in self._before.touches}
+        fresh = []
+        for arrival in arrivals:
+            if arrival.touch.event_id in known:
+                out.duplicate_touches += 1
+                continue
+            known.add(arrival.touch.event_id)
+            fresh.append(arrival)
+        if not fresh:
+            return
+        out.fresh = [a.touch for a in fresh]
+        out.touches = in_order([*self._before.touches, *out.fresh])
+        self._cap()
+        self._mark_late(fresh)
+
+    def _cap(self) -> None:
+        """Drop the oldest touches beyond the cap, and remember up to when."""
+        out = self._out
+        over = len(out.touches) - self._rules.policy.journey_touches_max
+        if over > 0:
+            dropped_ms = max(out.state.dropped_ms, out.touches[over - 1].occurred_ms)
+            out.touches = out.touches[over:]
+            out.dropped_touches = over
+            out.state = copy(out.state)
+            out.state.dropped_ms = dropped_ms
+            out.changed = out.rewrite = True
+
+    def _mark_late(self, fresh: Sequence[Arrival]) -> None:
+        """Find the conversions that a touch of this batch counts for."""
+        for c in self._conversions.values():
+            policy, _ = self._rules.of(c.policy_version)
+            if c.retracted or not policy.credited(c.type):
+                continue
+            first_ms = c.occurred_ms - policy.lookback_max_ms(c.type)
+            for touch, source in fresh:
+                if first_ms <= touch.occurred_ms <= c.occurred_ms and self._counts(touch, c, policy):
+                    self._cause(c.conversion_id, source)
+
+    def _take_event(self, event: Event) -> None:
+        e = event.conversion
+        if e.event_id is not None and self._is_seen(e.event_id):
+            self._out.duplicate_conversions += 1
+        elif e.action == "create":
+            self._create(event)
+        else:
+            self._correct(event)
+
+    def _is_seen(self, event_id: str) -> bool:
+        return any(event_id in c.seen for c in self._conversions.values()) or any(
+            event_id == p.correction.event_id for p in self._pending
+        )
+
+    def _create(self, event: Event) -> None:
+        e, out = event.conversion, self._out
+        if e.conversion_id in self._conversions:
+            out.duplicate_conversions += 1
+            return
+        if len(self._conversions) >= OPEN_CONVERSIONS_MAX:
+            message = f"the journey has {OPEN_CONVERSIONS_MAX} open conversions already"
+            out.dead.append((event, Reason.TOO_MANY_CONVERSIONS, message))
+            return
+        policy = self._rules.policy
+        fixed = policy.fixed_value_micros(e.type)
+        self._conversions[e.conversion_id] = JourneyConversion(
+            e.conversion_id,
+            e.person_id,
+            e.type,
+            e.occurred_ms,
+            e.record_ms,
+            e.offset,
+            (e.value_micros or 0) if fixed is None else fixed,
+            e.currency or policy.currency,
+            e.account_id,
+            policy.version,
+            seen=[] if e.event_id is None else [e.event_id],
+            rebuilt=self._replaying,
+        )
+        out.accepted += 1
+        out.changed = True
+        if policy.credited(e.type):
+            self._cause(e.conversion_id, Source("conversions", e.offset, e.record_ms))
+        else:
+            out.milestones += 1
+        if self._pending:
+            self._correct_with_pending(e.conversion_id)
+
+    def _correct_with_pending(self, conversion_id: str) -> None:
+        waiting = [p for p in self._pending if p.correction.conversion_id == conversion_id]
+        self._pending = [p for p in self._pending if p.correction.conversion_id != conversion_id]
+        for p in waiting:
+            self._apply(self._conversions[conversion_id], p.correction)
+
+    def _correct(self, event: Event) -> None:
+        e, out = event.conversion, self._out
+        known = self._conversions.get(e.conversion_id)
+        if known is None:
+            if len(self._pending) >= PENDING_MAX:
+                out.dead.append((event, Reason.NO_CREATE, f"{PENDING_MAX} corrections wait for their create already"))
+                return
+            self._pending = [*self._pending, PendingCorrection(e, event.key, event.value, list(event.headers))]
+            out.accepted += 1
+            out.changed = True
+            return
+        policy, _ = self._rules.of(known.policy_version)
+        if e.record_ms > known.record_ms + policy.corrections_ms:
+            message = "the conversion is older than attribution.corrections allows"
+            out.dead.append((event, Reason.CORRECTION_TOO_LATE, message))
+            return
+        out.accepted += 1
+        self._apply(known, e)
+
+    def _apply(self, known: JourneyConversion, e: Conversion) -> None:
+        """Fold a correction in. Corrections are ordered by (occurred_ms, offset); value and currency win apart."""
+        self._originals.setdefault(known.conversion_id, known)
+        c = copy(known)
+        policy, _ = self._rules.of(c.policy_version)
+        place = (e.occurred_ms, e.offset)
+        if e.action == "retract":
+            c.retracted = True
+        if e.value_micros is not None and e.action == "restate" and (c.value_from is None or place > c.value_from):
+            c.value_from = place
+            if policy.fixed_value_micros(c.type) is None:
+                c.value_micros = e.value_micros
+        if e.currency is not None and e.action == "restate" and (c.currency_from is None or place > c.currency_from):
+            c.currency_from = place
+            c.currency = e.currency
+        if e.event_id is not None:
+            c.seen = [*c.seen, e.event_id]
+        self._conversions[c.conversion_id] = c
+        self._out.changed = True
+        if policy.credited(c.type):
+            self._cause(c.conversion_id, Source("conversions", e.offset, e.record_ms))
+
+    def _mark_after_reset(self) -> None:
+        """Under reset_after_conversion a conversion that comes or goes changes where the later ones begin."""
+        if not self._causes:
+            return
+        first = min((self._conversions[i] for i in self._causes), key=_place)
+        source = self._causes[first.conversion_id]
+        for c in list(self._conversions.values()):
+            if _place(c) > _place(first) and self._rules.of(c.policy_version)[0].credited(c.type):
+                self._causes.setdefault(c.conversion_id, source)
+
+    def _cause(self, conversion_id: str, source: Source) -> None:
+        known = self._causes.get(conversion_id)
+        if known is None or source.record_ms >= known.record_ms:
+            self._causes[conversion_id] = source
+
+    # -- what follows from them
+
+    def _publish(self, conversion_id: str, source: Source) -> None:
+        out = self._out
+        now = self._conversions[conversion_id]
+        sets = list(self._sets(now, out.touches, self._conversions.values(), out.state.dropped_ms))
+        out.mismatched += sum(s.mismatched for s in sets)
+        before = self._earlier(conversion_id)
+        if before is None:
+            out.credited += 1
+            out.retracted += now.retracted
+            out.unattributed += sets[0].records[0][0].endswith(b"|") and not now.retracted if sets else False
+            out.publications.append(Publication(source, list(chain.from_iterable(s.records for s in sets))))
+            return
+        earlier = self._before.state
+        old = list(self._sets(before, self._before.touches, earlier.conversions, earlier.dropped_ms))
+        records = self._difference(now, old, sets)
+        if records:
+            out.restated += 1
+            out.tombstones += sum(value is None for _, value in records)
+            out.publications.append(Publication(source, records))
+
+    def _earlier(self, conversion_id: str) -> JourneyConversion | None:
+        for c in self._before.state.conversions:
+            if c.conversion_id == conversion_id:
+                return c
+        return None
+
+    def _difference(self, now: JourneyConversion, old: list[CreditSet], new: list[CreditSet]) -> list[Record]:
+        """The whole new set of each attribution model that changed, and tombstones for the keys it has no more."""
+        changed = [(o, n) for o, n in zip(old, new, strict=True) if o.records != n.records]
+        if not changed:
+            return []
+        if now.rebuilt:
+            return self._everything(now, new)
+        records: list[Record] = []
+        for o, n in changed:
+            kept = {key for key, _ in n.records}
+            records += n.records
+            records += [(key, None) for key, _ in o.records if key not in kept]
+        return records
+
+    def _everything(self, now: JourneyConversion, new: list[CreditSet]) -> list[Record]:
+        """The first restatement after a rebuild: what was published before may rest on facts that are gone since."""
+        _, encoder = self._rules.of(now.policy_version)
+        records: list[Record] = list(chain.from_iterable(s.records for s in new))
+        kept = {key for key, _ in records}
+        touch_ids = [t.event_id for t in {t.event_id: t for t in [*self._before.touches, *self._out.touches]}.values()]
+        for _, keys in encoder.keys(now.conversion_id, touch_ids):
+            records += [(key, None) for key in keys if key not in kept]
+        settled = copy(now)
+        settled.rebuilt = False
+        self._conversions[now.conversion_id] = settled
+        self._out.changed = True
+        return records
+
+    def _sets(
+        self,
+        c: JourneyConversion,
+        touches: Sequence[JourneyTouch],
+        conversions: Collection[JourneyConversion],
+        dropped_ms: int,
+    ) -> Iterator[CreditSet]:
+        policy, encoder = self._rules.of(c.policy_version)
+        if c.retracted:
+            return encoder.retracted(c, self._revision)
+        after_ms = self._previous_ms(c, conversions) if policy.reuse == "reset_after_conversion" else None
+        counting = self._counting(c, touches, policy)
+        path = paths.build(counting, c.occurred_ms, c.type, policy, after_ms)
+        if not path.touches:
+            return encoder.unattributed(c, self._revision)
+        if dropped_ms >= c.occurred_ms - policy.lookback_max_ms(c.type):
+            path = paths.Path(path.touches, True)
+        return encoder.credited(c, path, self._revision)
+
+    def _counting(
+        self, c: JourneyConversion, touches: Sequence[JourneyTouch], policy: Policy
+    ) -> Sequence[JourneyTouch]:
+        """Those that count by record time; event time is the path's business. Mostly all do: that is cheap to see."""
+        first, last = self._record_window(c, policy)
+        if all([first <= t.occurred_ms + t.lag_ms <= last for t in touches]):
+            return touches
+        return [t for t in touches if first <= t.occurred_ms + t.lag_ms <= last]
+
+    def _counts(self, touch: JourneyTouch, c: JourneyConversion, policy: Policy) -> bool:
+        first, last = self._record_window(c, policy)
+        return first <= touch.record_ms <= last
+
+    def _record_window(self, c: JourneyConversion, policy: Policy) -> tuple[int, int]:
+        return c.record_ms - policy.retention_ms, c.record_ms + self._rules.lateness_of(policy)
+
+    def _previous_ms(self, c: JourneyConversion, conversions: Collection[JourneyConversion]) -> int | None:
+        """When the conversion before this one was, among credited and not retracted ones; None for the first."""
+        earlier = [
+            _place(o)
+            for o in conversions
+            if not o.retracted and _place(o) < _place(c) and self._rules.of(o.policy_version)[0].credited(o.type)
+        ]
+        return max(earlier)[0] if earlier else None
+
+
+def _place(c: JourneyConversion) -> tuple[int, str]:
+    return c.occurred_ms, c.conversion_id
+
+
+def stored(blobs: Sequence[list[JourneyTouch]], state: JourneyState = EMPTY_STATE) -> Journey:
+    """A journey from what its keys hold: the first of each event_id, in order of event time."""
+    raw = blobs[0] if len(blobs) == 1 else list(chain.from_iterable(blobs))
+    if len(raw) > 1:
+        touches = unique(raw)
+        duplicates = len(raw) - len(touches)
+        touches.sort(key=by_time)
+        return Journey(touches, state, duplicates)
+    return Journey(raw, state)

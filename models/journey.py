@@ -1,0 +1,168 @@
+"""A journey: the touches and conversions of one person (or account), and how both are kept as bytes.
+
+Touches are kept as msgpack frames that can be appended without reading what is there; a conversion is kept with its
+corrections folded in. Everything that was published can be computed again from these facts, so that no credit is kept.
+"""
+
+from collections.abc import Iterable, Sequence
+from operator import attrgetter
+
+import msgspec
+
+from models.facts import Conversion, JourneyTouch, Touch
+
+# One key of touches covers this much record time. It is fixed for the life of a prefix, as it is part of the keys.
+# Longer: fewer keys a load; shorter: less is kept beyond what is needed, as a whole key expires at once.
+BUCKET_MS = 32 * 86_400_000
+
+CODEC_VERSION = 1
+
+# A frame is a msgpack array of 11 or 12 whose first element is nil, so counting these two bytes gives the number of
+# frames without a parser in Python. The bytes may occur elsewhere too (a text that ends in 0x9b before a nil), so the
+# count can be too high, never too low; with a wrong one the decoder fails, it never gives other touches.
+_MARK = b"\x9b\xc0"
+_MARK_PERSON = b"\x9c\xc0"
+
+_encode = msgspec.msgpack.Encoder().encode
+_decode_frames = msgspec.msgpack.Decoder(list[JourneyTouch]).decode
+
+by_time = attrgetter("occurred_ms", "event_id")
+
+
+class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
+    """A conversion as its journey keeps it, corrections folded in.
+
+    `restated_*` hold the winning correction's (occurred_ms, offset) and content; value and currency win independently,
+    as a restate may name only one of them. `seen` are the explicit event_ids of create and corrections.
+    `rebuilt` is true where the conversion was read again from the log and not published by this journey's state.
+    """
+
+    conversion_id: str
+    person_id: str
+    type: str
+    occurred_ms: int
+    record_ms: int
+    offset: int
+    value_micros: int
+    currency: str
+    account_id: str | None
+    policy_version: str
+    retracted: bool = False
+    value_from: tuple[int, int] | None = None
+    currency_from: tuple[int, int] | None = None
+    seen: list[str] = []
+    rebuilt: bool = False
+
+
+class PendingCorrection(msgspec.Struct, gc=False, array_like=True):
+    """A correction that waits for its create, with the record's own bytes in case it ends as a dead letter."""
+
+    correction: Conversion
+    key: bytes
+    value: bytes
+    headers: list[tuple[str, bytes | None]]
+
+
+class JourneyState(msgspec.Struct, gc=False, array_like=True):
+    """What is kept beside the touches. `dropped_ms`: event time of the youngest touch that the cap dropped, or -1."""
+
+    version: int = CODEC_VERSION
+    conversions: list[JourneyConversion] = []
+    pending: list[PendingCorrection] = []
+    dropped_ms: int = -1
+
+
+class CodecError(ValueError):
+    """Stored bytes that are not of a version this program reads."""
+
+
+_decode_state = msgspec.msgpack.Decoder(JourneyState).decode
+EMPTY_STATE = JourneyState()
+
+
+def frame(touch: Touch, *, keep_person: bool = False) -> bytes:
+    """One touch as the bytes that are appended to its journey."""
+    t = touch
+    kept = (
+        None,
+        t.event_id,
+        t.occurred_ms,
+        t.record_ms - t.occurred_ms,
+        t.type,
+        t.channel,
+        t.source,
+        t.medium,
+        t.campaign,
+        t.content,
+        t.term,
+    )
+    return _encode((*kept, t.person_id)) if keep_person else _encode(kept)
+
+
+def frame_again(touch: JourneyTouch) -> bytes:
+    """A touch that was read, as the bytes it was read from."""
+    kept = _encode(touch)
+    # Without a person the twelfth element is left out, as `frame` does.
+    return kept if touch.person_id is not None else _MARK[:1] + kept[1:-1]
+
+
+def touches_key(bucket: int, key: bytes) -> bytes:
+    """Where the touches of one journey and one bucket of record time lie."""
+    return b"t:%d:%s" % (bucket, key)
+
+
+def state_key(key: bytes) -> bytes:
+    """Where the rest of a journey lies."""
+    return b"c:%s" % key
+
+
+def key_of(subkey: bytes) -> bytes:
+    """The journey's key of a touches key."""
+    return subkey.split(b":", 2)[2]
+
+
+def buckets(first_ms: int, last_ms: int) -> range:
+    """The buckets that hold record times from first_ms to last_ms, both included."""
+    return range(max(first_ms, 0) // BUCKET_MS, max(last_ms, 0) // BUCKET_MS + 1)
+
+
+def read_frames(blob: bytes) -> list[JourneyTouch]:
+    """All touches of one key, in the order in which they were accepted."""
+    most = blob.count(_MARK) + blob.count(_MARK_PERSON)
+    for count in range(most, 0, -1):
+        try:
+            return _decode_frames(b"\xdd" + count.to_bytes(4, "big") + blob)
+        except msgspec.MsgspecError:
+            continue
+    raise CodecError(f"a journey's touches of {len(blob)} bytes cannot be read")
+
+
+def unique(touches: Iterable[JourneyTouch]) -> list[JourneyTouch]:
+    """The first accepted of each event_id."""
+    first: dict[str, JourneyTouch] = {}
+    for touch in touches:
+        first.setdefault(touch.event_id, touch)
+    return list(first.values())
+
+
+def in_order(touches: Sequence[JourneyTouch]) -> list[JourneyTouch]:
+    """By event time, then event_id."""
+    return sorted(touches, key=by_time)
+
+
+def read_state(blob: bytes | None) -> JourneyState:
+    """The journey's conversions; a journey without any has no blob."""
+    if blob is None:
+        return JourneyState(conversions=[], pending=[])
+    try:
+        state = _decode_state(blob)
+    except msgspec.MsgspecError as exc:
+        raise CodecError(f"a journey's conversions of {len(blob)} bytes cannot be read: {exc}") from exc
+    if state.version != CODEC_VERSION:
+        raise CodecError(f"a journey's conversions are of version {state.version}, this program reads {CODEC_VERSION}")
+    return state
+
+
+def write_state(state: JourneyState) -> bytes:
+    """The bytes of a journey's conversions."""
+    return _encode(state)

@@ -1,0 +1,184 @@
+"""The journey store in Redis or Valkey: one MGET to read and prove, one script to write and move on.
+
+Nothing here counts on what a reply says about time: a step whose reply was lost is sent again, and the script
+answers that it was done already. So the few repeats below are safe, and they end at `deadline_s`.
+"""
+
+import asyncio
+import hashlib
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Any, TypeVar, cast
+
+import redis.exceptions as redis_errors
+import stamina
+from redis.exceptions import (
+    BusyLoadingError,
+    NoScriptError,
+    OutOfMemoryError,
+    ReadOnlyError,
+    RedisError,
+)
+
+from state import scripts
+from state.connection import connect
+from state.health import problems
+from state.keys import APPLIED, DROPPING, OWNER, RESERVED, check_app, prefix
+from state.store import Fenced, Lost, StoreError, Unreachable, Writes, check_save
+
+ATTEMPTS = 4
+LOAD_CHUNK = 500  # keys an MGET: journeys have a bound of their own, this one keeps a reply below some 100 MB
+SCAN_COUNT = 1_000  # keys looked at, and at most a few more deleted, in one command: well below a millisecond
+_TRANSIENT = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, BusyLoadingError)
+_REFUSED = ("MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
+
+Argument = bytes | str | int
+T = TypeVar("T")
+
+
+class Script:
+    """A Lua script, called by its hash, and by its text where the server does not know it (any more)."""
+
+    def __init__(self, redis: Any, text: str) -> None:
+        self._redis, self._text = redis, text
+        self._sha = hashlib.sha1(text.encode()).hexdigest()
+
+    async def __call__(self, keys: Sequence[bytes], args: Sequence[Argument]) -> list[Any]:
+        try:
+            found = await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+        except NoScriptError:
+            found = await self._redis.execute_command("EVAL", self._text, len(keys), *keys, *args)
+        return cast(list[Any], found)
+
+
+class RedisStore:
+    """Journeys of application `app` in the Redis at `url` (`redis://`, `rediss://`, `unix://`)."""
+
+    def __init__(
+        self,
+        url: str,
+        app: str,
+        *,
+        grown_bytes: int = 64 * 1024,
+        load_chunk: int = LOAD_CHUNK,
+        timeout_s: float = 5.0,
+        deadline_s: float = 15.0,
+    ) -> None:
+        self._app = check_app(app)
+        self._grown, self._load_chunk, self._deadline_s = grown_bytes, load_chunk, deadline_s
+        self._redis: Any = connect(url, timeout_s)
+        self._claim, self._begin, self._save, self._drop_start, self._drop_some = (
+            Script(self._redis, text)
+            for text in (scripts.CLAIM, scripts.BEGIN, scripts.SAVE, scripts.DROP_START, scripts.DROP_SOME)
+        )
+
+    async def claim(self, partition: int, token: bytes) -> bytes | None:
+        pre = prefix(self._app, partition)
+        keys = [pre + OWNER, pre + APPLIED, pre + DROPPING]
+        applied, dropping = await self._tried(self._claim, keys, [token])
+        if dropping:
+            await self.drop(partition, token)
+            return None
+        return cast("bytes | None", applied)
+
+    async def begin(self, partition: int, token: bytes, applied: bytes) -> None:
+        pre = prefix(self._app, partition)
+        reply = await self._tried(self._begin, [pre + OWNER, pre + APPLIED], [token, applied])
+        _judge(partition, reply[0])
+
+    async def load(self, partition: int, token: bytes, applied: bytes, subkeys: Sequence[bytes]) -> list[bytes | None]:
+        pre = prefix(self._app, partition)
+        found: list[bytes | None] = []
+        for start in range(0, len(subkeys) or 1, self._load_chunk):
+            keys = [pre + OWNER, pre + APPLIED, *[pre + s for s in subkeys[start : start + self._load_chunk]]]
+            owner, at, *values = await self._tried(self._redis.execute_command, "MGET", *keys)
+            _prove(partition, token, applied, owner, at)
+            found += values
+        return found
+
+    async def save(
+        self, partition: int, token: bytes, applied: bytes, next_applied: bytes, writes: Writes
+    ) -> list[bytes]:
+        check_save(applied, next_applied, writes, RESERVED)
+        pre = prefix(self._app, partition)
+        appends, puts = writes.appends, writes.puts
+        keys = [pre + OWNER, pre + APPLIED]
+        keys += [pre + subkey for subkey in appends]
+        keys += [pre + subkey for subkey in puts]
+        keys += [pre + subkey for subkey in writes.deletes]
+        args: list[Argument] = [token, applied, next_applied, len(appends), len(puts)]
+        args += [writes.append_ttl_ms, writes.put_ttl_ms, writes.renew_below_ms, self._grown]
+        args += appends.values()
+        args += puts.values()
+        code, *grown = await self._tried(self._save, keys, args)
+        _judge(partition, code)
+        return [keys[2 + place][len(pre) :] for place in grown]
+
+    async def drop(self, partition: int, token: bytes) -> None:
+        pre = prefix(self._app, partition)
+        owner, applied, dropping = pre + OWNER, pre + APPLIED, pre + DROPPING
+        reply = await self._tried(self._drop_start, [owner, applied, dropping], [token])
+        _judge(partition, reply[0])
+        cursor = 0
+        while True:
+            cursor, keys = await self._tried(self._scan, cursor, pre)
+            gone = [key for key in keys if key not in (owner, dropping)]
+            if gone:
+                await self._drop(partition, token, owner, gone)
+            if cursor == 0:
+                break
+        await self._drop(partition, token, owner, [dropping])
+
+    async def health(self) -> list[str]:
+        return await self._tried(problems, self._redis)
+
+    async def close(self) -> None:
+        await self._redis.aclose()
+        await self._redis.connection_pool.aclose()
+
+    async def _drop(self, partition: int, token: bytes, owner: bytes, keys: list[bytes]) -> None:
+        reply = await self._tried(self._drop_some, [owner, *keys], [token])
+        _judge(partition, reply[0])
+
+    async def _scan(self, cursor: int, pre: bytes) -> tuple[int, list[bytes]]:
+        # The prefix holds no glob characters (see check_app), so it stands for itself in the pattern.
+        found, keys = await self._redis.execute_command("SCAN", cursor, "MATCH", pre + b"*", "COUNT", SCAN_COUNT)
+        return int(found), keys
+
+    async def _tried(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:
+        """Call, again after a broken connection; at the deadline, give up with an error of our own tree."""
+        try:
+            async with asyncio.timeout(self._deadline_s):
+                async for attempt in stamina.retry_context(
+                    on=_TRANSIENT,
+                    attempts=ATTEMPTS,
+                    timeout=self._deadline_s,
+                    wait_initial=0.05,
+                    wait_max=1.0,
+                ):
+                    with attempt:
+                        return await call(*args)
+        except (*_TRANSIENT, TimeoutError, OutOfMemoryError, ReadOnlyError) as error:
+            raise Unreachable(f"Redis: {error!r}") from error
+        except RedisError as error:
+            kind = Unreachable if str(error).startswith(_REFUSED) else StoreError
+            raise kind(f"Redis: {error!r}") from error
+        raise AssertionError("retry_context ends by return or raise")
+
+
+def _prove(partition: int, token: bytes, applied: bytes, owner: bytes | None, at: bytes | None) -> None:
+    if owner is None:
+        raise Lost(f"partition {partition} has no owner")
+    if owner != token:
+        raise Fenced(f"partition {partition} belongs to another worker")
+    if at != applied:
+        raise Lost(f"partition {partition}: applied is {at!r}, expected {applied!r}")
+
+
+def _judge(partition: int, code: int) -> None:
+    """Turn the code of a script into the exception it means."""
+    if code == scripts.NO_OWNER:
+        raise Lost(f"partition {partition} has no owner")
+    if code == scripts.OTHER_OWNER:
+        raise Fenced(f"partition {partition} belongs to another worker")
+    if code == scripts.MOVED:
+        raise Lost(f"partition {partition}: applied is not what this worker left there")

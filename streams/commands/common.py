@@ -1,0 +1,67 @@
+"""What the commands share: options, printing, and the way from options to settings.
+
+Nothing heavy is imported at the top of any command module: `touchstream --help` has to answer at once.
+"""
+
+import json
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from streams.settings import Settings
+
+Config = Annotated[
+    str | None,
+    typer.Option("--config", "-c", metavar="FILE", help="Settings file; default touchstream.toml."),
+]
+Broker = Annotated[str | None, typer.Option(metavar="URL", help="Kafka, as kafka://host:9092;kafka://other:9092.")]
+Redis = Annotated[str | None, typer.Option(metavar="URL", help="Redis or Valkey, as redis://host:6379/0.")]
+Prefix = Annotated[str | None, typer.Option(metavar="NAME", help="First part of all topic names.")]
+Assign = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as attribution.lookback=90d. Repeatable."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Partitions = Annotated[
+    int | None,
+    typer.Option(metavar="N", help="Partitions of topics to be created; default as they have, or 4."),
+]
+
+
+def settings_from(config: str | None, assign: Sequence[str] | None = None, **given: str | int | None) -> "Settings":
+    """Settings with the command line on top. Keyword names are dotted paths with `__`: `kafka__broker`."""
+    from streams.settings import load_settings  # noqa: PLC0415
+    from streams.settings_sources import parse_assignment  # noqa: PLC0415
+
+    overrides: dict[str, Any] = dict(parse_assignment(each) for each in assign or ())
+    overrides |= {path.replace("__", "."): value for path, value in given.items() if value is not None}
+    return load_settings(config, overrides)
+
+
+def print_json(value: Any) -> None:
+    """One JSON document on stdout."""
+    typer.echo(json.dumps(value, ensure_ascii=False, indent=2))
+
+
+def print_rows(rows: Iterable[Sequence[str]]) -> None:
+    """Aligned columns on stdout, without colour or frames, so that the output can be cut and searched."""
+    table = [[str(cell) for cell in row] for row in rows]
+    if not table:
+        return
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]) - 1)]
+    for row in table:
+        cells = [cell.ljust(width) for cell, width in zip(row, widths, strict=False)]
+        typer.echo("  ".join([*cells, row[-1]]).rstrip())
+
+
+def say(text: str) -> None:
+    """A line for people, on stderr, so that results on stdout stay clean."""
+    print(text, file=sys.stderr, flush=True)
+
+
+def one_line(values: Mapping[str, Any]) -> str:
+    """`touches 10 · conversions 2`: the summary line of a run."""
+    return " · ".join(f"{name.replace('_', ' ')} {value}" for name, value in values.items())

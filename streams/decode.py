@@ -1,0 +1,91 @@
+"""From fetched records to facts: each record on its own, and a bad one is an outcome, not an exception.
+
+Decoding records joined would be faster and wrong: two torn records can make two valid ones.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from models.crediting import Event
+from models.events import decode_conversion, decode_touch
+from models.journey import frame
+from models.outcome import Reason, Rejected
+from streams.gate import Held
+from streams.publish import DeadLetter
+
+
+class TakenTouch(NamedTuple):
+    """A good touch on its way to its journey."""
+
+    offset: int
+    record_ms: int
+    key: bytes
+    occurred_ms: int
+    frame: bytes
+
+
+@dataclass(slots=True)
+class Taken:
+    """What fetched records came to: touches and conversions in the order of their offsets, and dead touches."""
+
+    touches: list[TakenTouch] = field(default_factory=list)
+    conversions: list[Held] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+
+    def __bool__(self) -> bool:
+        return bool(self.touches or self.conversions or self.dead)
+
+
+class Decoder:
+    """Decodes the records of both topics under one policy's idea of a journey's key."""
+
+    def __init__(self, touches_topic: str, conversions_topic: str, by_account: bool) -> None:
+        self._topics = (touches_topic, conversions_topic)
+        self._by_account = by_account
+
+    def touches(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
+        """Add touch records to `taken`."""
+        add, by_account = taken.touches.append, self._by_account
+        for r in records:
+            record_ms = r.timestamp
+            try:
+                touch = decode_touch(r.value, record_ms)
+                key = r.key
+                owner = touch.account_id if by_account else touch.person_id
+                if key is None or owner is None or key != owner.encode():
+                    self._refuse_key(key, owner)
+            except Rejected as exc:
+                taken.dead.append(self._dead(0, partition, r, exc))
+                continue
+            touch.record_ms = record_ms
+            add(TakenTouch(r.offset, record_ms, key, touch.occurred_ms, frame(touch, keep_person=by_account)))
+
+    def conversions(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
+        """Add conversion records to `taken`; the bad ones too, as they must keep their place in the gate."""
+        now_s = time.monotonic()
+        for r in records:
+            try:
+                conversion = decode_conversion(r.value, r.timestamp)
+                owner = conversion.account_id if self._by_account else conversion.person_id
+                if r.key is None or owner is None or r.key != owner.encode():
+                    self._refuse_key(r.key, owner)
+            except Rejected as exc:
+                held = Held(r.offset, r.timestamp, now_s, None, self._dead(1, partition, r, exc))
+            else:
+                conversion.record_ms = r.timestamp
+                conversion.offset = r.offset
+                held = Held(r.offset, r.timestamp, now_s, Event(conversion, r.key, r.value, r.headers))
+            taken.conversions.append(held)
+
+    def _refuse_key(self, key: bytes | None, owner: str | None) -> None:
+        name = "account_id" if self._by_account else "person_id"
+        if key is None:
+            raise Rejected(Reason.NULL_KEY, f"expected the key to be the record's {name}, found no key")
+        if owner is None:
+            raise Rejected(Reason.MISSING_FIELD, f"expected {name}, as journeys are kept by account", name)
+        raise Rejected(Reason.KEY_MISMATCH, f"expected the key {owner[:80]!r}, found {key[:80]!r}", name)
+
+    def _dead(self, topic: int, partition: int, r: Any, exc: Rejected) -> DeadLetter:
+        return DeadLetter(self._topics[topic], partition, r.offset, r.key, r.value, r.headers, exc.reason, str(exc))

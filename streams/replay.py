@@ -1,0 +1,296 @@
+"""`touchstream replay`: files through the same topics, agents and state as `run`.
+
+A replay has a prefix, group and keys of its own and removes them at the end. It lets all touches be processed before
+it sends a conversion, so the order of lines does not matter and nothing in it is late.
+"""
+
+import asyncio
+import contextlib
+import json
+import subprocess
+import time
+import uuid
+from collections.abc import Awaitable, Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka.structs import TopicPartition
+from redis.asyncio import Redis
+
+from models.journey import read_frames, read_state, unique
+from models.outcome import Reason
+from state import keys
+from streams import embedded, files, topics
+from streams.app import group_of, topics_of
+from streams.errors import ConnectError, RunFailed
+from streams.options import ReplayOptions
+from streams.settings import Settings
+from streams.worker import spawn
+
+PARTITIONS = 4
+# No record processed for so long means that something is wrong; a replay that goes on may take its time.
+STALL_S = 60.0
+POLL_S = 0.01
+COMMIT_EVERY_MS = 200
+READ_RECORDS = 20_000
+SCAN_COUNT = 2_000
+SENT_AHEAD = 20_000
+
+
+class Line(msgspec.Struct):
+    """The ids of an input line that decide its key."""
+
+    person_id: str | None = None
+    account_id: str | None = None
+
+
+@dataclass(slots=True)
+class Summary:
+    """What a replay did; printed as one line."""
+
+    touches: int = 0
+    conversions: int = 0
+    credits: int = 0
+    duplicates: int = 0
+    dead_letters: int = 0
+    seconds: float = 0.0
+
+
+@dataclass(slots=True)
+class Published:
+    """A record of the credits or dead letters topic."""
+
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[tuple[str, bytes | None]]
+
+
+@dataclass(slots=True)
+class _Run:
+    options: ReplayOptions
+    settings: Settings
+    summary: Summary = field(default_factory=Summary)
+
+
+def replay(options: ReplayOptions) -> Summary:
+    """Run the files through and write the credits; the summary of it. Raises TouchstreamError."""
+    started = time.monotonic()
+    with contextlib.ExitStack() as stack:
+        broker = options.broker or stack.enter_context(embedded.broker()).url
+        redis = options.redis or stack.enter_context(embedded.valkey()).url
+        run = _Run(options, _own_settings(options.settings, broker, redis))
+        asyncio.run(_replay(run))
+    run.summary.seconds = round(time.monotonic() - started, 3)
+    return run.summary
+
+
+def _own_settings(settings: Settings, broker: str, redis: str) -> Settings:
+    """The user's policy under a prefix of its own, committing often as the end is waited for."""
+    prefix = f"touchstream-replay-{uuid.uuid4().hex[:12]}"
+    return settings.model_copy(
+        update={
+            "kafka": settings.kafka.model_copy(update={"broker": broker, "prefix": prefix}),
+            "redis": settings.redis.model_copy(update={"url": redis}),
+            "processing": settings.processing.model_copy(update={"commit_interval": COMMIT_EVERY_MS}),
+            "web": settings.web.model_copy(update={"host": "127.0.0.1", "port": 0}),
+        }
+    )
+
+
+async def _replay(run: _Run) -> None:
+    options, names = run.options, topics_of(run.settings)
+    await topics.ensure(run.settings, PARTITIONS)
+    store = Redis.from_url(run.settings.redis.url)
+    worker = spawn(run.settings, stdout=subprocess.PIPE)
+    try:
+        by_account = run.settings.policy().journey == "account"
+        run.summary.touches = await _send(run, names.touches, options.touches, by_account)
+        await _processed(run, store, worker, names.touches, 0)
+        run.summary.conversions = await _send(run, names.conversions, options.conversions, by_account)
+        await _processed(run, store, worker, names.conversions, 1)
+        totals = await _stop(worker)
+        stored_duplicates, waiting = await _look_into(store, run.settings.kafka.prefix)
+        credits = await _read(run, names.credits)
+        dead = await _read(run, names.dead_letters)
+        _write(run, credits, [*dead, *waiting])
+        run.summary.duplicates = (
+            totals["touches_duplicate"] + totals["conversions_duplicate"] + stored_duplicates
+        )
+    finally:
+        worker.kill()
+        worker.wait()
+        if not options.keep:
+            await _remove(run.settings, store)
+        await store.aclose()
+
+
+# -- in
+
+
+async def _send(run: _Run, topic: str, path: str, by_account: bool) -> int:
+    """Produce every line of a file, keyed as its records ask; the number of lines."""
+    producer = AIOKafkaProducer(
+        **run.settings.kafka.client_options(),
+        acks="all",
+        enable_idempotence=True,
+        linger_ms=20,
+        max_batch_size=256 << 10,
+        max_request_size=8 << 20,
+    )
+    await producer.start()
+    count, pending = 0, []
+    try:
+        for line in files.lines(path):
+            pending.append(await producer.send(topic, key=_key(line, by_account), value=line))
+            count += 1
+            if len(pending) >= SENT_AHEAD:
+                await asyncio.gather(*pending)
+                pending.clear()
+        await asyncio.gather(*pending)
+    finally:
+        await producer.stop()
+    return count
+
+
+_line = msgspec.json.Decoder(Line).decode
+
+
+def _key(line: bytes, by_account: bool) -> bytes | None:
+    """The key that a careful producer would give; None where the line does not tell, it becomes a dead letter."""
+    try:
+        ids = _line(line)
+    except (msgspec.MsgspecError, ValueError):
+        return None
+    owner = ids.account_id if by_account else ids.person_id
+    return None if owner is None else owner.strip().encode()
+
+
+# -- meanwhile
+
+
+async def _processed(run: _Run, store: Any, worker: Any, topic: str, place: int) -> None:
+    """Wait until every partition has applied all of a topic."""
+    ends = await _with_consumer(run, lambda c: c.end_offsets([TopicPartition(topic, p) for p in range(PARTITIONS)]))
+    wanted = [ends[TopicPartition(topic, p)] for p in range(PARTITIONS)]
+    names = [keys.prefix(run.settings.kafka.prefix, p) + keys.APPLIED for p in range(PARTITIONS)]
+    last, moved_s = None, time.monotonic()
+    while True:
+        found = await store.mget(names)
+        if all(text and int(text.split(b",")[place]) >= end for text, end in zip(found, wanted, strict=True)):
+            return
+        now_s = time.monotonic()
+        if found != last:
+            last, moved_s = found, now_s
+        if worker.poll() is not None:
+            raise RunFailed("T210", "the worker of this replay ended", "replay", f"exit code {worker.returncode}")
+        if now_s - moved_s > STALL_S:
+            raise RunFailed("T211", "the replay does not move on", topic, f"nothing was processed for {STALL_S:g} s")
+        await asyncio.sleep(POLL_S)
+
+
+async def _stop(worker: Any) -> dict[str, int]:
+    """Let the worker finish in good order; the totals it reports."""
+    worker.terminate()
+    out, _ = await asyncio.to_thread(worker.communicate, timeout=STALL_S)
+    if worker.returncode != 0:
+        raise RunFailed("T210", "the worker of this replay ended badly", "replay", f"exit code {worker.returncode}")
+    totals: dict[str, int] = json.loads(out)
+    return totals
+
+
+async def _look_into(store: Any, prefix: str) -> tuple[int, list[Published]]:
+    """Duplicates in journeys that were never read, and corrections whose create never came."""
+    duplicates, waiting = 0, []
+    touches: dict[bytes, list[bytes]] = {}
+    for partition in range(PARTITIONS):
+        start = keys.prefix(prefix, partition)
+        names = [name async for name in store.scan_iter(match=start + b"*", count=SCAN_COUNT)]
+        for i in range(0, len(names), SCAN_COUNT):
+            chunk = names[i : i + SCAN_COUNT]
+            for name, blob in zip(chunk, await store.mget(chunk), strict=True):
+                subkey = name[len(start) :]
+                if subkey.startswith(b"t:"):
+                    touches.setdefault(subkey.split(b":", 2)[2], []).append(blob)
+                elif subkey.startswith(b"c:"):
+                    waiting += [
+                        Published(p.key, p.value, [*p.headers, ("touchstream-reason", Reason.NO_CREATE.value.encode())])
+                        for p in read_state(blob).pending
+                    ]
+    for blobs in touches.values():
+        frames = [touch for blob in blobs for touch in read_frames(blob)]
+        duplicates += len(frames) - len(unique(frames))
+    return duplicates, waiting
+
+
+# -- out
+
+
+async def _with_consumer(run: _Run, use: Callable[[Any], Awaitable[Any]]) -> Any:
+    consumer = AIOKafkaConsumer(
+        **run.settings.kafka.client_options(),
+        isolation_level="read_committed",
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        max_partition_fetch_bytes=8 << 20,
+    )
+    await consumer.start()
+    try:
+        return await use(consumer)
+    finally:
+        await consumer.stop()
+
+
+async def _read(run: _Run, topic: str) -> list[Published]:
+    """Every committed record of a topic, partition by partition."""
+
+    async def use(consumer: Any) -> list[Published]:
+        parts = [TopicPartition(topic, p) for p in range(PARTITIONS)]
+        ends = await consumer.end_offsets(parts)
+        found: list[Published] = []
+        for part in parts:
+            consumer.assign([part])
+            consumer.seek(part, 0)
+            deadline = time.monotonic() + STALL_S
+            while await consumer.position(part) < ends[part]:
+                for records in (await consumer.getmany(part, timeout_ms=100)).values():
+                    deadline = time.monotonic() + STALL_S
+                    found += [Published(r.key, r.value, r.headers) for r in records]
+                if time.monotonic() > deadline:
+                    raise RunFailed("T212", "a topic cannot be read to its end", f"{topic}, partition {part.partition}")
+        return found
+
+    result: list[Published] = await _with_consumer(run, use)
+    return result
+
+
+def _write(run: _Run, credits: list[Published], dead: list[Published]) -> None:
+    options, summary = run.options, run.summary
+    values = [c.value for c in credits if c.value is not None]
+    lines = list(files.final_view(values)) if options.view == "final" else values
+    summary.credits = len(lines)
+    summary.dead_letters = len(dead)
+    files.write(options.credits, lines)
+    if options.dead_letters is not None:
+        files.write(options.dead_letters, _dead_lines(dead))
+
+
+def _dead_lines(dead: Sequence[Published]) -> Iterator[bytes]:
+    """One JSON object a dead letter: reason, message, place, and the record's own bytes as text or base64."""
+    for letter in dead:
+        yield files.dead_line(letter.key, letter.value, letter.headers)
+
+
+async def _remove(settings: Settings, store: Any) -> None:
+    """Take away what this replay left: topics and keys."""
+    for partition in range(PARTITIONS):
+        start = keys.prefix(settings.kafka.prefix, partition)
+        names = [name async for name in store.scan_iter(match=start + b"*", count=SCAN_COUNT)]
+        for i in range(0, len(names), SCAN_COUNT):
+            await store.unlink(*names[i : i + SCAN_COUNT])
+    with contextlib.suppress(ConnectError):
+        await topics.delete(settings)
+
+
+__all__ = ["Summary", "group_of", "replay"]

@@ -1,0 +1,37 @@
+"""What one step did, in plain numbers: counted in the step, recorded as metrics once when it is over."""
+
+import time
+from collections import Counter
+from dataclasses import dataclass, field
+
+
+@dataclass(slots=True)
+class StepReport:
+    """Counts of one step of one partition number; times in seconds."""
+
+    partition: int
+    touches_accepted: int = 0
+    touches_duplicate: int = 0
+    touches_dropped: int = 0
+    touches_dead: int = 0
+    conversions_accepted: int = 0
+    conversions_duplicate: int = 0
+    conversions_dead: int = 0
+    dead_by_reason: Counter[str] = field(default_factory=Counter)
+    credited: int = 0
+    restated: int = 0
+    unattributed: int = 0
+    retracted: int = 0
+    milestones: int = 0
+    credits: int = 0
+    tombstones: int = 0
+    mismatched: int = 0
+    replayed: int = 0
+    transactions: int = 0
+    stages: dict[str, float] = field(default_factory=dict)
+    # (event time, record time) of the conversions credited, epoch ms
+    credited_at: list[tuple[int, int]] = field(default_factory=list)
+
+    def stage(self, name: str, started_s: float) -> None:
+        """Note how long a stage took, from a `time.perf_counter()` taken at its start."""
+        self.stages[name] = self.stages.get(name, 0.0) + time.perf_counter() - started_s

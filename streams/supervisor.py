@@ -1,0 +1,128 @@
+"""Supervises worker processes: restarts those that gave up their partitions, and ends when it must.
+
+A worker that ends with 75 was fenced or unsure and wants a new start; one that a signal killed is started again too.
+Any other exit code is for people: the others are stopped, and it becomes the supervisor's own.
+"""
+
+import logging
+import random
+import signal
+import subprocess
+import time
+from types import FrameType
+
+from streams.errors import EXIT_FINE, EXIT_RESTART
+from streams.settings import Settings
+from streams.worker import spawn
+
+log = logging.getLogger("touchstream.supervisor")
+
+POLL_S = 0.1
+# A worker that dies at once is not started again in a tight loop; the pause doubles up to the longest one and is
+# forgotten after a run of this length.
+PAUSE_S = 0.2
+PAUSE_MAX_S = 10.0
+STABLE_S = 60.0
+# Longer than any transaction may take (20 s), so that a worker is killed only where it hangs.
+STOP_S = 30.0
+
+
+class Supervisor:
+    """`run` blocks until SIGTERM or SIGINT, or until a worker ends for good."""
+
+    def __init__(self, settings: Settings, workers: int) -> None:
+        self._settings = settings
+        self._slots = [_Slot(settings, number) for number in range(workers)]
+        self._signals = 0
+
+    def run(self) -> int:
+        """The exit code for the command."""
+        before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+        try:
+            for slot in self._slots:
+                slot.start()
+            return self._watch()
+        finally:
+            self._stop()
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _watch(self) -> int:
+        while not self._signals:
+            for slot in self._slots:
+                code = slot.look()
+                if code is not None:
+                    return code
+            time.sleep(POLL_S)
+        return EXIT_FINE
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._signals += 1
+        if self._signals > 1:
+            for slot in self._slots:
+                slot.kill()
+
+    def _stop(self) -> None:
+        for slot in self._slots:
+            slot.terminate()
+        deadline = time.monotonic() + STOP_S
+        for slot in self._slots:
+            slot.wait(max(0.0, deadline - time.monotonic()))
+
+
+class _Slot:
+    """One place for a worker process."""
+
+    def __init__(self, settings: Settings, number: int) -> None:
+        self._settings = settings
+        self._number = number
+        self._process: subprocess.Popen[bytes] | None = None
+        self._started_s = 0.0
+        self._start_again_s = 0.0
+        self._pause_s = PAUSE_S
+
+    def start(self) -> None:
+        self._started_s = time.monotonic()
+        self._process = spawn(self._settings, self._number, stdout=subprocess.DEVNULL, start_new_session=True)
+
+    def look(self) -> int | None:
+        """Start the worker again where that is right; its exit code where it ended for good."""
+        if self._process is None:
+            if time.monotonic() >= self._start_again_s:
+                self.start()
+            return None
+        code = self._process.poll()
+        if code is None:
+            return None
+        if code != EXIT_RESTART and code >= 0:
+            log.error("worker %d ended with %d", self._number, code)
+            return code
+        if time.monotonic() - self._started_s > STABLE_S:
+            self._pause_s = PAUSE_S
+        pause_s = self._pause_s * random.uniform(0.5, 1.5)
+        self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
+        log.warning("worker %d ended with %d, starting it again in %.1f s", self._number, code, pause_s)
+        self._process, self._start_again_s = None, time.monotonic() + pause_s
+        return None
+
+    def terminate(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.terminate()
+
+    def kill(self) -> None:
+        if self._process is not None and self._process.poll() is None:
+            self._process.kill()
+
+    def wait(self, timeout_s: float) -> None:
+        if self._process is not None:
+            try:
+                self._process.wait(timeout_s)
+            except subprocess.TimeoutExpired:
+                log.error("worker %d does not end: killing it", self._number)
+                self._process.kill()
+                self._process.wait()
+
+
+def run(settings: Settings, workers: int) -> int:
+    """Supervise `workers` processes; the exit code of the command."""
+    return Supervisor(settings, workers).run()

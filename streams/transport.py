@@ -1,0 +1,395 @@
+"""Batch transport: one Faust event is one fetched chunk of one partition number, touches and conversions together.
+
+Faust stays the host (group membership, co-partitioned assignment, rebalances, flow control); only its path of single
+events is replaced. The transport chunks, marks incarnations and moves positions. It commits nothing: offsets belong to
+the Kafka transaction of the partition task. It rests on private methods of faust-streaming 0.15.3 and aiokafka 0.14.0,
+which is why both are pinned.
+
+Rules that keep every record, each learnt from a loss:
+- A fetch can land after a re-claim or while the flow is stopped. Its records are dropped and the position is put back
+  to the next offset that was not accepted, never to the first offset of what was dropped.
+- Every (re-)claim of a partition number gets a new incarnation; batches of an older one are acked and ignored.
+- "Everything known has been read" is decided from accepted and processed offsets, not from the fetch position, which
+  runs ahead of records still on their way through threads and queues.
+"""
+
+import asyncio
+from collections import defaultdict
+from collections.abc import AsyncIterator, Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol, cast
+
+import faust
+from aiokafka.consumer import fetcher as aiokafka_fetcher
+from faust.transport.drivers import TRANSPORTS
+from faust.transport.drivers import aiokafka as driver
+from faust.types import TP
+from faust.types.tuples import ConsumerMessage
+
+SCHEME = "touchstream-kafka"
+
+# Unacked batches of one partition number: enough that the next is ready when one is done, few enough that a
+# revocation waits for little.
+BATCHES_IN_FLIGHT = 4
+# Records taken from Kafka and not yet handed out, per topic partition. Beyond it the partition is not asked for.
+TAKEN_MAX = 40_000
+# A fetch that finds nothing waits so long at the broker. Partitions that were not part of it wait with it, so this is
+# also the longest delay that an idle partition can cause a busy one.
+FETCH_WAIT_MS = 50
+POLL_S = 0.05
+
+
+class CoPartitioningError(RuntimeError):
+    """This worker does not own the same partition numbers of touches and conversions."""
+
+
+class Owner(Protocol):
+    """Who processes the partition numbers of this worker."""
+
+    touches: str
+    conversions: str
+    batch_records: int
+
+    async def on_assigned(self, consumer: "Consumer", partitions: set[int]) -> Mapping[TP, int]:
+        """Claim the partition numbers; gives the offset at which each topic partition starts."""
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        """Stop working on the partition numbers; returns when nothing is under way any more."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Consecutive records of one partition number, as aiokafka's own C records (offset, timestamp, key, value,
+    headers)."""
+
+    partition: int
+    touches: list[Any]
+    conversions: list[Any]
+    incarnation: int
+
+    @property
+    def count(self) -> int:
+        return len(self.touches) + len(self.conversions)
+
+
+class BatchMessage(ConsumerMessage):
+    """What Faust sees of a batch; acks free a place in the window and let a revocation go on, nothing else."""
+
+    __slots__ = ()
+
+
+class BatchSchema(faust.Schema[Any, Any]):
+    """Hands a batch to the agent undecoded."""
+
+    def compile(self, app: Any, **_: Any) -> Any:
+        create_event = app.create_event
+
+        async def decode(message: Any, *, propagate: bool = False) -> Any:
+            return create_event(None, message.value, None, message)
+
+        return decode
+
+
+class ConsumerThread(driver.AIOKafkaConsumerThread):
+    """Reads committed records only, and does not wait long at the broker."""
+
+    def _create_worker_consumer(self, transport: Any) -> Any:
+        consumer = super()._create_worker_consumer(transport)
+        consumer._isolation_level = "read_committed"
+        consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        return consumer
+
+
+class Consumer(driver.Consumer):
+    """Faust's consumer, handing out batches of the two topics of its owner."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        app: Any = self.app
+        owner: Owner = app.batch_owner
+        self._owner = owner
+        self._batched = frozenset({owner.touches, owner.conversions})
+        self._taken: dict[TP, list[Any]] = {}
+        self._in_flight: defaultdict[int, int] = defaultdict(int)
+        self._incarnation: defaultdict[int, int] = defaultdict(int)
+        self._next: dict[TP, int] = {}
+        self._ends: dict[TP, int] = {}
+        self._blocked: set[int] = set()
+        self._held_back: set[TP] = set()
+        self._wake = asyncio.Event()
+
+    def _new_consumer_thread(self) -> ConsumerThread:
+        return ConsumerThread(self, loop=self.loop, beacon=self.beacon)
+
+    # -- acks and offsets: Faust's own bookkeeping stays out of the batched topics
+
+    def ack(self, message: Any) -> bool:
+        if not isinstance(message, BatchMessage):
+            return bool(super().ack(message))
+        if not message.acked:
+            message.acked = True
+            self._unacked_messages.discard(message)
+            batch = cast(Batch, message.value)
+            if batch.incarnation == self._incarnation[batch.partition]:
+                self._in_flight[batch.partition] -= 1
+            self._wake.set()
+            waiting = self._waiting_for_ack
+            if waiting is not None and not waiting.done():
+                waiting.set_result(None)
+        return True
+
+    def _new_offset(self, tp: TP) -> int | None:
+        return None if tp.topic in self._batched else super()._new_offset(tp)
+
+    async def _add_gap(self, tp: TP, first: int, last: int) -> None:
+        if tp.topic not in self._batched:
+            await super()._add_gap(tp, first, last)
+
+    # -- positions
+
+    def incarnation(self, partition: int) -> int:
+        """Batches of another number than this one are of an earlier claim."""
+        return self._incarnation[partition]
+
+    def hold_back(self, tp: TP, yes: bool) -> None:
+        """Stop asking for a topic partition for a while, or go on; for the bound on held conversions."""
+        if yes:
+            self._held_back.add(tp)
+        elif tp in self._held_back:
+            self._held_back.discard(tp)
+            self._wake.set()
+
+    def invalidate(self, partition: int) -> None:
+        """Everything handed out of this partition number is of the past."""
+        self._incarnation[partition] += 1
+        self._in_flight[partition] = 0
+        for tp in [tp for tp in self._taken if tp.partition == partition]:
+            del self._taken[tp]
+        self._held_back = {tp for tp in self._held_back if tp.partition != partition}
+        self._wake.set()
+
+    async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        for tp in revoked:
+            self._taken.pop(tp, None)
+        await super().on_partitions_revoked(revoked)  # waits for acks
+        partitions = {tp.partition for tp in revoked if tp.topic in self._batched}
+        for partition in partitions:
+            self.invalidate(partition)
+        if partitions:
+            await self._owner.on_revoked(partitions)
+
+    async def perform_seek(self) -> None:
+        mine = {tp for tp in self.assignment() if tp.topic in self._batched}
+        if self.assignment() - mine:
+            await super().perform_seek()
+        partitions = self._partition_numbers(mine)
+        for partition in partitions:
+            self.invalidate(partition)
+        if partitions:
+            await self._seek_all(await self._owner.on_assigned(self, partitions))
+
+    def _partition_numbers(self, assigned: Iterable[TP]) -> set[int]:
+        """The partition numbers owned, which must be the same of both topics: a journey needs both."""
+        owned: dict[str, set[int]] = {topic: set() for topic in self._batched}
+        for tp in assigned:
+            owned[tp.topic].add(tp.partition)
+        touches, conversions = owned[self._owner.touches], owned[self._owner.conversions]
+        if touches != conversions:
+            raise CoPartitioningError(
+                f"assigned partitions {sorted(touches)} of {self._owner.touches} but {sorted(conversions)} of "
+                f"{self._owner.conversions}; both topics must have the same number of partitions"
+            )
+        return touches
+
+    async def _seek_all(self, starts: Mapping[TP, int]) -> None:
+        self._next.update(starts)
+        for tp, offset in starts.items():
+            self._ends.pop(tp, None)
+            await self.seek(tp, offset)
+
+    async def reseek(self, partition: int, starts: Mapping[TP, int]) -> None:
+        """Re-position one partition number while running, after a new claim."""
+        self._blocked.add(partition)
+        self.invalidate(partition)
+        await self._seek_all(starts)
+        self._blocked.discard(partition)
+        self._wake.set()
+
+    def _put_back(self, tp: TP) -> None:
+        """Records of tp were fetched and dropped: read on from the first one that was not accepted."""
+        offset = self._next.get(tp)
+        if offset is not None:
+            try:
+                self._thread.seek(tp, offset)
+            except Exception as exc:  # not assigned any more: its next owner positions it
+                self.log.info("cannot put %r back: %r", tp, exc)
+
+    async def offsets(self, kind: str, tps: Iterable[TP]) -> dict[TP, int | None]:
+        """Asks the broker for `committed`, `beginning` or `end` (last stable) offsets."""
+        thread = self._thread
+        client = thread._ensure_consumer()
+        if kind == "committed":
+            return {tp: await thread.call_thread(client.committed, tp) for tp in tps}
+        ask = client.beginning_offsets if kind == "beginning" else client.end_offsets
+        found = await thread.call_thread(ask, list(tps))
+        return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
+
+    # -- fetching
+
+    def _has_room(self, tp: TP) -> bool:
+        taken = self._taken.get(tp)
+        return (
+            tp.partition not in self._blocked
+            and tp not in self._held_back
+            and (taken is None or len(taken) < TAKEN_MAX)
+            and self._in_flight[tp.partition] < BATCHES_IN_FLIGHT
+        )
+
+    async def _wait_next_records(self, timeout: float) -> tuple[Any, set[TP]]:  # noqa: ASYNC109 Faust's signature
+        if not self.flow_active:
+            await self.wait(cast(Any, self.can_resume_flow))
+        active: set[TP] = self._get_active_partitions()
+        wanted = {tp for tp in active if tp.topic not in self._batched or self._has_room(tp)}
+        if not wanted:  # an empty set would ask aiokafka for all partitions
+            self._wake.clear()
+            try:
+                await asyncio.wait_for(self._wake.wait(), POLL_S)
+            except TimeoutError:
+                pass
+            return {}, active
+        if any(self._taken.values()):
+            timeout = 0.01
+        return await self._getmany(active_partitions=wanted, timeout=min(timeout, POLL_S)), active
+
+    async def getmany(self, timeout: float) -> AsyncIterator[tuple[TP, Any]]:  # noqa: ASYNC109 Faust's signature
+        incarnations = dict(self._incarnation)
+        records, active = await self._wait_next_records(timeout)
+        generation = self.app.consumer_generation_id
+        if records is None or self.should_stop:
+            return
+        if not self.flow_active:
+            for tp in records:
+                self._put_back(tp)
+            return
+        for tp, fetched in records.items():
+            if tp not in active:
+                self._put_back(tp)
+            elif tp.topic not in self._batched:
+                for record in fetched:
+                    yield tp, self._to_message(tp, record)
+            elif incarnations.get(tp.partition, 0) != self._incarnation[tp.partition]:
+                self._put_back(tp)  # asked for before a re-claim moved the position
+            else:
+                self._accept(TP(tp.topic, tp.partition), fetched)
+        self._note_ends(active)
+        for partition in {tp.partition for tp, taken in self._taken.items() if taken}:
+            while self._in_flight[partition] < BATCHES_IN_FLIGHT:
+                if not self.flow_active or self.app.consumer_generation_id != generation:
+                    return
+                message = self._next_message(partition, generation)
+                if message is None:
+                    break
+                self._in_flight[partition] += 1
+                yield message.tp, message
+
+    def _accept(self, tp: TP, records: list[Any]) -> None:
+        self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
+        first = self._next.get(tp, 0)
+        if records[0].offset < first:
+            records = [r for r in records if r.offset >= first]
+            if not records:
+                return
+        self._next[tp] = records[-1].offset + 1
+        taken = self._taken.get(tp)
+        if taken:
+            taken.extend(records)
+        else:
+            self._taken[tp] = records
+
+    def _next_message(self, partition: int, generation: int) -> BatchMessage | None:
+        """The next chunk of a partition number, touches first as conversions wait for them."""
+        left = self._owner.batch_records
+        parts: dict[str, list[Any]] = {self._owner.touches: [], self._owner.conversions: []}
+        for topic in parts:
+            tp = TP(topic, partition)
+            taken = self._taken.get(tp)
+            if taken and left > 0:
+                count = min(len(taken), left)
+                parts[topic], self._taken[tp] = (taken, []) if count == len(taken) else (taken[:count], taken[count:])
+                left -= count
+        touches, conversions = parts.values()
+        records = touches or conversions
+        if not records:
+            return None
+        tp = TP(self._owner.touches if touches else self._owner.conversions, partition)
+        if touches and conversions:
+            self._read_offset[TP(self._owner.conversions, partition)] = conversions[-1].offset + 1
+        batch = Batch(partition, touches, conversions, self._incarnation[partition])
+        first, last = records[0], records[-1]
+        return BatchMessage(
+            tp.topic,
+            partition,
+            first.offset,
+            last.timestamp / 1000.0,
+            0,
+            None,
+            None,
+            cast(Any, batch),
+            None,
+            0,
+            0,
+            tp,
+            generation_id=generation,
+        )
+
+    # -- how far reading has come
+
+    def _note_ends(self, active: Iterable[TP]) -> None:
+        """Where the position stands at the known end, everything accepted so far is everything there is."""
+        for tp in active:
+            if tp.topic in self._batched and self._at(tp, self.known_end(tp)):
+                self._ends[tp] = self._next.get(tp, 0)
+
+    def known_end(self, tp: TP) -> int | None:
+        """The last stable offset of tp as the broker's latest answer gave it; None before the first."""
+        state = self._state(tp)
+        if state is None:
+            return None
+        stable = state.lso
+        end: int | None = state.highwater if stable is None or stable < 0 else stable
+        return end
+
+    def _state(self, tp: TP) -> Any:
+        thread: Any = self._thread
+        return thread._consumer._subscription.subscription.assignment.state_value(tp)
+
+    def _at(self, tp: TP, offset: int | None) -> bool:
+        """True where the fetch position is at or beyond the offset; markers at the end have moved it too."""
+        state = self._state(tp)
+        if state is None or offset is None or not state.has_valid_position:
+            return False
+        return bool(state.position >= offset)
+
+    def has_read(self, tp: TP, processed: int, end: int) -> bool:
+        """Every record of tp below `end` has been processed, `processed` being the next offset after the last one.
+
+        Markers of transactions take offsets, so the last record can lie well below `end`.
+        """
+        return processed >= end or (
+            self._next.get(tp, 0) == processed and self._ends.get(tp) == processed and self._at(tp, end)
+        )
+
+
+class Transport(driver.Transport):
+    Consumer = Consumer
+    driver_version = driver.Transport.driver_version + " batch"
+
+
+def _as_is(self: Any, tp: Any, record: Any) -> Any:
+    return record
+
+
+def install() -> None:
+    """Register the transport with Faust, and let aiokafka hand out its own C records, not a dataclass for each."""
+    TRANSPORTS.aliases[SCHEME] = "streams.transport:Transport"
+    aiokafka_fetcher.PartitionRecords._consumer_record = _as_is

@@ -1,0 +1,130 @@
+"""One worker process: `python -m streams.worker`, started by the supervisor, which hands the settings in.
+
+Standard input carries the settings and then stays open; when it closes the supervisor is gone, however it went, and
+the worker stops in good order. Standard output carries one line of totals at the end.
+"""
+
+import asyncio
+import base64
+import gc
+import json
+import logging
+import os
+import pickle
+import signal
+import subprocess
+import sys
+import threading
+from collections import Counter
+from dataclasses import fields
+from typing import Any
+
+from streams.errors import EXIT_RESTART
+from streams.report import StepReport
+from streams.settings import Settings
+
+log = logging.getLogger("touchstream.worker")
+
+# Journeys and credits hold no cycles: collecting them costs a third of the throughput and frees nothing.
+GC_THRESHOLDS = (200_000, 20, 100)
+
+# A transaction may take 20 s; what takes longer than this hangs.
+STOP_S = 25.0
+
+# Loggers of libraries that report, as warnings, what the protocol expects and handles.
+QUIET = ("aiokafka", "faust", "mode", "streams.app", "streams.transport", "state.table")
+
+
+class Totals:
+    """Sums of everything the steps reported."""
+
+    def __init__(self) -> None:
+        self._sums: Counter[str] = Counter()
+        self._names = [f.name for f in fields(StepReport) if f.type in {"int", int} and f.name != "partition"]
+
+    def add(self, report: StepReport) -> None:
+        for name in self._names:
+            self._sums[name] += getattr(report, name)
+
+    def line(self) -> str:
+        return json.dumps({name: self._sums[name] for name in self._names})
+
+
+def spawn(settings: Settings, number: int = 0, **popen: Any) -> "subprocess.Popen[bytes]":
+    """Start a worker process that ends when this one does."""
+    process = subprocess.Popen([sys.executable, "-m", "streams.worker", str(number)], stdin=subprocess.PIPE, **popen)
+    assert process.stdin is not None
+    try:
+        process.stdin.write(base64.b64encode(pickle.dumps(settings)) + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended already: its exit code tells why
+    return process
+
+
+def main() -> None:
+    """Run a worker until SIGTERM, SIGINT or the end of standard input."""
+    settings: Settings = pickle.loads(base64.b64decode(sys.stdin.buffer.readline()))
+    logging.basicConfig(
+        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
+    )
+    for name in QUIET:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    totals = Totals()
+    threading.Thread(target=_end_with_supervisor, daemon=True).start()
+    with asyncio.Runner(loop_factory=_new_loop) as runner:
+        code = runner.run(_run(settings, totals))
+    print(totals.line(), flush=True)
+    logging.shutdown()
+    # Threads of libraries may still be about; nothing of value is left to do.
+    os._exit(code)
+
+
+def _new_loop() -> asyncio.AbstractEventLoop:
+    import uvloop  # noqa: PLC0415
+
+    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    return loop
+
+
+async def _run(settings: Settings, totals: Totals) -> int:
+    """Start the app, wait for the end, and stop it in good order; the exit code."""
+    from streams.app import build_app  # noqa: PLC0415
+
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    app = build_app(settings, totals.add)
+    gc.collect()
+    gc.freeze()
+    gc.set_threshold(*GC_THRESHOLDS)
+    starting = asyncio.ensure_future(app.start())
+    stopped = asyncio.ensure_future(stop.wait())
+    crashed = asyncio.ensure_future(app._crashed.wait())
+    await asyncio.wait({starting, stopped, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    if starting.done() and starting.exception() is None:
+        await asyncio.wait({stopped, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    failure = app._crash_reason or (starting.exception() if starting.done() else None)
+    if failure is not None:
+        log.error("the worker failed: %r", failure, exc_info=failure)
+        return 1
+    try:
+        async with asyncio.timeout(STOP_S):
+            app.consumer.stop_flow()
+            await app.batch_owner.close()
+            await app.stop()
+    except TimeoutError:
+        log.error("the worker did not stop within %g s", STOP_S)
+        return EXIT_RESTART
+    return 0
+
+
+def _end_with_supervisor() -> None:
+    while sys.stdin.buffer.read(4096):
+        pass
+    os.kill(os.getpid(), signal.SIGTERM)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,259 @@
+"""Real servers for tests: Apache Kafka from Maven's jars, and Debian's redis-server.
+
+Both listen on free ports of 127.0.0.1, keep their data in a temporary folder and end with the test, also when
+the test fails or its process is killed (`streams.servers.Child`). `kill` is a power cut, `start` brings the
+same server back on the same port with the data it had.
+"""
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import subprocess
+import tempfile
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+
+from confluent_kafka import KafkaException
+from confluent_kafka.admin import AdminClient
+
+from streams.servers import HOST, POLL_S, START_TIMEOUT_S, Child, free_port, redis_command
+
+ROOT = Path(__file__).resolve().parents[2]
+POM = Path(__file__).with_name("kafka") / "pom.xml"
+JARS = ROOT / ".cache" / "kafka"
+# 54 MB from an empty Maven cache took half a minute.
+DOWNLOAD_TIMEOUT_S = 600
+# Up in 4 s on an idle machine; two cores are often shared with a compiler or another suite.
+KAFKA_START_TIMEOUT_S = 90.0
+KAFKA_MAIN = "kafka.Kafka"
+KAFKA_HEAP = "512m"
+
+
+class MissingServer(RuntimeError):
+    """A server that the slow suites need is not on this machine; the text names the package."""
+
+
+class RunningServer:
+    """What both servers have in common: `kill`, `start`, `restart`. Made by the context managers below."""
+
+    name: str
+
+    def __init__(self, port: int, folder: Path) -> None:
+        self.port, self.folder = port, folder
+        self._running = contextlib.ExitStack()
+        self._child: Child | None = None
+
+    @property
+    def pid(self) -> int:
+        """The process that serves. Raises RuntimeError while it is down."""
+        return self._alive().pid
+
+    def start(self) -> None:
+        """Bring it up, with the data it had, and return once it answers."""
+        if self._child is not None:
+            raise RuntimeError(f"{self.name} is running already")
+        child = self._running.enter_context(Child.kept(self.name, self._command()))
+        self._await(child)
+        self._child = child
+
+    def stop(self) -> None:
+        """Ask it to end, as an administrator would, and wait until it has."""
+        self._running.close()
+        self._child = None
+
+    def kill(self) -> None:
+        """End it as a power cut would."""
+        self._alive().kill()
+        self.stop()
+
+    def restart(self) -> None:
+        """An orderly stop and a start."""
+        self.stop()
+        self.start()
+
+    def close(self) -> None:
+        """End it at once, whatever state it is in; nobody will look at its data again."""
+        if self._child is not None:
+            self._child.kill()
+        self.stop()
+
+    def _alive(self) -> Child:
+        if self._child is None:
+            raise RuntimeError(f"{self.name} is down")
+        return self._child
+
+    def _command(self) -> list[str]:
+        raise NotImplementedError
+
+    def _await(self, child: Child) -> None:
+        raise NotImplementedError
+
+
+class ApacheKafka(RunningServer):
+    """One KRaft node, broker and controller in one process."""
+
+    name = "Apache Kafka"
+
+    @property
+    def bootstrap(self) -> str:
+        """`127.0.0.1:PORT`."""
+        return f"{HOST}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """`kafka://127.0.0.1:PORT`."""
+        return f"kafka://{self.bootstrap}"
+
+    def format(self) -> None:
+        """Lay out the empty data folder, once, before the first start."""
+        (self.folder / "server.properties").write_text(self._properties(), encoding="ascii")
+        arguments = ["format", "-t", str(uuid.uuid4()), "-c", str(self.folder / "server.properties")]
+        command = _java("kafka.tools.StorageTool", *arguments)
+        subprocess.run(command, check=True, capture_output=True, timeout=KAFKA_START_TIMEOUT_S)
+
+    def _command(self) -> list[str]:
+        return _java(KAFKA_MAIN, str(self.folder / "server.properties"))
+
+    def _await(self, child: Child) -> None:
+        """Up means that the node is in the metadata, which is after it was unfenced: topics can be made then."""
+        admin = AdminClient({"bootstrap.servers": self.bootstrap, "log_level": 0, "reconnect.backoff.max.ms": 100})
+        deadline = time.monotonic() + KAFKA_START_TIMEOUT_S
+        while not _has_broker(admin):
+            if child.process.poll() is not None:
+                raise child.failed("it ended while starting")
+            if time.monotonic() > deadline:
+                raise child.failed(f"it did not answer within {KAFKA_START_TIMEOUT_S:g} s")
+            time.sleep(POLL_S)
+
+    def _properties(self) -> str:
+        controller = free_port()
+        settings = {
+            "node.id": 1,
+            "process.roles": "broker,controller",
+            "listeners": f"PLAINTEXT://{self.bootstrap},CONTROLLER://{HOST}:{controller}",
+            "advertised.listeners": f"PLAINTEXT://{self.bootstrap}",
+            "controller.listener.names": "CONTROLLER",
+            "controller.quorum.voters": f"1@{HOST}:{controller}",
+            "log.dirs": self.folder / "data",
+            "auto.create.topics.enable": "false",
+            "offsets.topic.replication.factor": 1,
+            "offsets.topic.num.partitions": 4,
+            "transaction.state.log.replication.factor": 1,
+            "transaction.state.log.min.isr": 1,
+            "transaction.state.log.num.partitions": 4,
+            "share.coordinator.state.topic.replication.factor": 1,
+            "share.coordinator.state.topic.min.isr": 1,
+            "group.initial.rebalance.delay.ms": 0,
+            # After `kill` the node may come back only when its old self counts as gone; the default is 9 s.
+            "broker.session.timeout.ms": 3_000,
+            "broker.heartbeat.interval.ms": 500,
+        }
+        return "".join(f"{name}={value}\n" for name, value in settings.items())
+
+
+class RedisServer(RunningServer):
+    """Debian's redis-server, evicting nothing; it forgets everything when it goes down, unless `appendonly`."""
+
+    name = "Debian's redis-server"
+    appendonly = False
+
+    @property
+    def url(self) -> str:
+        """`redis://127.0.0.1:PORT/0`."""
+        return f"redis://{HOST}:{self.port}/0"
+
+    def _command(self) -> list[str]:
+        command = redis_command(_program("redis-server", "redis-server"), self.port, str(self.folder))
+        return [*command, "--appendonly", "yes", "--appendfsync", "always"] if self.appendonly else command
+
+    def _await(self, child: Child) -> None:
+        child.await_redis(self.port, START_TIMEOUT_S)
+
+
+@contextlib.contextmanager
+def apache_kafka() -> Iterator[ApacheKafka]:
+    """A running node of the version in tests/support/kafka/pom.xml.
+
+    Raises MissingServer without Java or Maven, ConnectError when it does not come up.
+    """
+    with _scratch("kafka") as folder:
+        server = ApacheKafka(free_port(), folder)
+        server.format()
+        with _running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def redis_server(appendonly: bool = False) -> Iterator[RedisServer]:
+    """A running redis-server; `appendonly` lets its data survive `kill` and `restart`.
+
+    Raises MissingServer when Debian's package is not installed, ConnectError when it does not come up.
+    """
+    with _scratch("redis") as folder:
+        server = RedisServer(free_port(), folder)
+        server.appendonly = appendonly
+        with _running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def _running(server: RunningServer) -> Iterator[None]:
+    try:
+        server.start()
+        yield
+    finally:
+        server.close()
+
+
+@contextlib.contextmanager
+def _scratch(name: str) -> Iterator[Path]:
+    folder = Path(tempfile.mkdtemp(prefix=f"touchstream-{name}-"))
+    try:
+        yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _has_broker(admin: AdminClient) -> bool:
+    try:
+        return bool(admin.list_topics(timeout=1.0).brokers)
+    except KafkaException:
+        return False
+
+
+def _java(main: str, *arguments: str) -> list[str]:
+    quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
+    heap = [f"-Xms{KAFKA_HEAP}", f"-Xmx{KAFKA_HEAP}"]
+    classpath = str(jars() / "*")
+    return [str(_program("java", "default-jdk-headless")), *heap, quiet, "-cp", classpath, main, *arguments]
+
+
+def jars() -> Path:
+    """The folder with Kafka's jars; fetched by Maven the first time, and again when the pom changes."""
+    target = JARS / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
+    JARS.mkdir(parents=True, exist_ok=True)
+    with (JARS / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        if not target.is_dir():
+            _fetch_jars(target)
+    return target
+
+
+def _fetch_jars(target: Path) -> None:
+    part = target.with_suffix(".part")
+    shutil.rmtree(part, ignore_errors=True)
+    maven = [str(_program("mvn", "maven")), "--quiet", "--batch-mode", "--file", str(POM)]
+    command = [*maven, "dependency:copy-dependencies", f"-DoutputDirectory={part}"]
+    subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=DOWNLOAD_TIMEOUT_S)
+    os.replace(part, target)
+
+
+def _program(name: str, package: str) -> Path:
+    found = shutil.which(name)
+    if found is None:
+        raise MissingServer(f"`{name}` is not on this machine: apt-get install {package}")
+    return Path(found)

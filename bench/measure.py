@@ -3,7 +3,7 @@
 import shutil
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from confluent_kafka import ConsumerGroupState, KafkaException
@@ -13,6 +13,7 @@ from bench.generate import DataSet
 from bench.processes import Child
 from bench.servers import Kafka, Redis
 from bench.systems import PREFIX, Place, System
+from bench.verify import verify
 
 POLL_SECONDS = 0.02
 RUN_SECONDS = 600.0
@@ -36,6 +37,7 @@ class Measured:
     broker_cpu: float
     client_peak_mib: float
     redis_peak_mib: float
+    faults: tuple[str, ...] | None = None
 
     @property
     def rate(self) -> float:
@@ -67,8 +69,12 @@ class Bench:
         self.admin = AdminClient({"bootstrap.servers": kafka.bootstrap})
         self._count = 0
 
-    def run(self, system: System, number: int) -> Measured:
-        """Measure `system` once; topics, groups, Redis keys and files of the run are gone afterwards."""
+    def run(self, system: System, number: int, check: bool = False, quiet: float = 0.0) -> Measured:
+        """Measure `system` once; topics, groups, Redis keys and files of the run are gone afterwards.
+
+        With `check`, the output is read again after the clock has stopped and its sums are proved. With `quiet`, the
+        number of records is not known beforehand (restatements): the end is the last one before so many quiet seconds.
+        """
         self._count += 1
         run_id = f"run-{self._count}-{int(time.time())}"
         output = f"{PREFIX}.credits" if system.family == "Touchstream" else f"credits-{run_id}"
@@ -78,14 +84,17 @@ class Bench:
         launch = system.launch(place)
         before = self._groups()
         self._create(output)
-        reader = self._reader(system, output)
+        reader = self._reader(system, output, quiet or 1.0)
         children: list[Child] = []
         try:
             self._await_line(reader, "ready", [])
             self.redis.child.usage.reset_peak()
             for i, command in enumerate(launch.commands):
                 children.append(Child(command, self.work / f"{run_id}-{i}.log", launch.env))
-            return self._clock(system, number, children, reader, before)
+            measured = self._clock(system, number, children, reader, before, bool(quiet))
+            for child in children:
+                child.kill()
+            return replace(measured, faults=self._faults(output)) if check and not system.limited else measured
         finally:
             for child in (*children, reader):
                 child.kill()
@@ -93,13 +102,15 @@ class Bench:
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _clock(
-        self, system: System, number: int, children: list[Child], reader: Child, before: set[str]
+        self, system: System, number: int, children: list[Child], reader: Child, before: set[str], open_end: bool
     ) -> Measured:
         first_ms = self._first_fetch(system, children, before)
         start = self._marks(children)
         events, outputs = self.data.events, 0
         if system.limited:
             end_ms, events = (int(x) for x in self._await_line(children[0], "limit", children))
+        elif open_end:
+            outputs, end_ms = (int(x) for x in self._await_line(reader, "final", children))
         else:
             end_ms, outputs = (int(x) for x in self._await_line(reader, "reached", children))
         end = self._marks(children)
@@ -119,6 +130,10 @@ class Bench:
             client_peak_mib=sum(c.usage.peak_bytes for c in children) / 2**20,
             redis_peak_mib=self.redis.child.usage.peak_bytes / 2**20 if system.uses_redis else 0.0,
         )
+
+    def _faults(self, output: str) -> tuple[str, ...]:
+        # Touchstream's final view is the flat one whatever came late or twice; the grouped form has as many touches.
+        return verify(self.kafka.bootstrap, output, PARTITIONS, self.data.conversions, self.data.flat).faults
 
     def _expected(self, system: System) -> int:
         return self.data.flat if system.flat else self.data.grouped
@@ -158,12 +173,13 @@ class Bench:
                 return True
         return False
 
-    def _reader(self, system: System, output: str) -> Child:
+    def _reader(self, system: System, output: str, quiet: float) -> Child:
         options = {
             "broker": self.kafka.bootstrap,
             "topic": output,
             "partitions": str(PARTITIONS),
             "expected": str(self._expected(system)),
+            "quiet": str(quiet),
         }
         words = [w for k, v in options.items() for w in (f"--{k}", v)]
         return Child([sys.executable, "-m", "bench.reader", *words], self.work / f"reader-{self._count}.log")

@@ -41,9 +41,8 @@ def main(arguments: list[str]) -> int:
             build_s = bring_up_to_date(dev)
             _report(time.monotonic() - started, build_s)
     except subprocess.CalledProcessError as error:
-        return _fail(
-            f"`{' '.join(map(str, error.cmd))}` ended with {error.returncode}", "see its output above"
-        )
+        sys.stderr.write(error.stdout.decode(errors="replace"))
+        return _fail(f"`{' '.join(map(str, error.cmd))}` ended with {error.returncode}", "see its output above")
     except OSError as error:
         return _fail(str(error), "run `make clean` and try again")
     return 0
@@ -83,7 +82,7 @@ def build_broker() -> float:
     started = time.monotonic()
     shutil.rmtree(WHEELS, ignore_errors=True)
     constraint = ["--build-constraints", "requirements-build.lock", "--require-hashes"]
-    run([UV, "build", "--quiet", "--wheel", "--python", PYTHON, *constraint, "--out-dir", WHEELS, "embedded"])
+    run([UV, "build", "--wheel", "--python", PYTHON, *constraint, "--out-dir", WHEELS, "embedded"])
     return time.monotonic() - started
 
 
@@ -94,10 +93,18 @@ def install(*what: str) -> None:
 
 
 def run(command: Iterable[str | Path]) -> None:
-    """Run in the project's folder; raises CalledProcessError, whose output the user has seen."""
+    """Run in the project's folder, silently unless it fails; raises CalledProcessError with all it printed."""
     env = {**os.environ, "UV_PYTHON_DOWNLOADS": "never"}
     env.pop("VIRTUAL_ENV", None)
-    subprocess.run([str(part) for part in command], cwd=ROOT, env=env, stdin=subprocess.DEVNULL, check=True)
+    subprocess.run(
+        [str(part) for part in command],
+        cwd=ROOT,
+        env=env,
+        stdin=subprocess.DEVNULL,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        check=True,
+    )
 
 
 def say(what: str) -> None:

@@ -64,7 +64,7 @@ class Origin(NamedTuple):
     rule: str
 
 
-def enrich(  # noqa: PLR0917 - the order of the fields on the wire
+def enrich(
     channel: str | None = None,
     source: str | None = None,
     medium: str | None = None,
@@ -84,7 +84,7 @@ def enrich(  # noqa: PLR0917 - the order of the fields on the wire
     return _cached(*parts)
 
 
-def _derive(  # noqa: PLR0917 - the same order
+def _derive(
     channel: str | None,
     source: str | None,
     medium: str | None,

@@ -87,7 +87,7 @@ def read_touch(value: bytes | None, record_ms: int) -> Touch:
 
 
 def read_conversion(value: bytes | None, record_ms: int) -> Conversion:
-    """As `decode_conversion`, by the public contract alone; some ten times slower."""
+    """As `decode_conversion`, by the public contract alone; some six times slower."""
     r = read_record(ConversionRecord, value, record_ms)
     return Conversion(
         conversion_id=r.conversion_id,
@@ -128,7 +128,7 @@ def _quick_touch(value: bytes, record_ms: int) -> Touch:
     account_id = t.account_id
     if account_id and len(account_id) > ID_BYTES_MAX:
         raise ValueError("account_id too long")
-    touch = Touch(  # by position: names would cost a tenth of the whole
+    touch = Touch(  # by position: names would cost 16 ns more
         t.event_id,
         t.person_id,
         occurred_ms,

@@ -32,8 +32,7 @@ class Reason(StrEnum):
     )
     NULL_KEY = (
         "null-key",
-        "The record has no key, so its order and partition mean nothing. Produce it with person_id as the "
-        "key.",
+        "The record has no key, so it has no order. Produce it with person_id as the key.",
     )
     KEY_MISMATCH = (
         "key-mismatch",
@@ -60,8 +59,7 @@ class Reason(StrEnum):
     )
     WRONG_TYPE = (
         "wrong-type",
-        "A field, or the record itself, has another JSON type than the schema says. Compare it with "
-        "`docs/schemas/`.",
+        "A field, or the record itself, has another JSON type than its schema says. See `docs/schemas/`.",
     )
     BAD_ID = (
         "bad-id",
@@ -82,8 +80,7 @@ class Reason(StrEnum):
     )
     UNKNOWN_CURRENCY = (
         "unknown-currency",
-        "The currency is not an active ISO 4217 code in upper case. Send one, or leave it out to use the "
-        "default.",
+        "The currency is no active ISO 4217 code in upper case. Send one, or none to use the default.",
     )
     BAD_ACTION = (
         "bad-action",

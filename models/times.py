@@ -53,7 +53,7 @@ def is_believable(time_ms: int, record_ms: int) -> bool:
     return EARLIEST_MS <= time_ms <= record_ms + AHEAD_MAX_MS
 
 
-@lru_cache(maxsize=16_384)  # nearly two years of hours, about 2 MB
+@lru_cache(maxsize=16_384)  # nearly two years of hours, about 3 MB
 def _hour_ms(text: str) -> int:
     match = _HOUR.fullmatch(text)
     if match is None:

@@ -82,7 +82,7 @@ def money(raw: Raw) -> int:
 
 
 def strip_touch(t: TouchJson) -> None:
-    """Trim the texts of a touch in ASCII; straight-line code, because half of all producers write `", "`."""
+    """Trim the texts of a touch in ASCII; straight-line code, for all producers that write `", "`."""
     t.event_id = _strip_id(t.event_id)
     t.person_id = _strip_id(t.person_id)
     t.account_id = _clean_optional_id(t.account_id)

@@ -3,6 +3,7 @@
 Nothing is built at import. `build_app` wires the parts; tests hand in their own store.
 """
 
+import asyncio
 import logging
 import os
 import tempfile
@@ -18,9 +19,9 @@ from state.table import JourneyTable, TableManager
 from streams import transport
 from streams.crash import crash_point
 from streams.decode import Decoder
+from streams.metrics import BatchReport
 from streams.processor import Limits, PartitionTask, Topics
 from streams.publish import Publisher
-from streams.report import StepReport
 from streams.settings import Settings
 from streams.topics import name_of
 
@@ -35,13 +36,14 @@ REBALANCE_TIMEOUT_S = 60.0
 class Owner:
     """The partition numbers of this worker; what the transport asks when they come and go."""
 
-    def __init__(self, settings: Settings, table: Any, report: Callable[[StepReport], None]) -> None:
+    def __init__(self, settings: Settings, table: Any, report: Callable[[BatchReport], None]) -> None:
         self.topics = topics_of(settings)
         self.touches = self.topics.touches
         self.conversions = self.topics.conversions
         self.batch_records = settings.processing.fetch_records
         self.parts: dict[int, PartitionTask] = {}
         self.rebalances = 0
+        self._reclaims = 0
         self._settings = settings
         self._table = table
         self._report = report
@@ -52,8 +54,6 @@ class Owner:
 
     async def on_assigned(self, consumer: transport.Consumer, partitions: set[int]) -> Mapping[TP, int]:
         """Claim every partition number owned now, kept ones too: the rebalance stopped them."""
-        import asyncio  # noqa: PLC0415
-
         self.rebalances += 1
         await self._forget(set(self.parts) - partitions)
         for partition in partitions:
@@ -66,8 +66,6 @@ class Owner:
 
     async def on_revoked(self, partitions: set[int]) -> None:
         """Finish and commit what is under way."""
-        import asyncio  # noqa: PLC0415
-
         await asyncio.gather(*(self.parts[p].stop() for p in partitions if p in self.parts))
 
     async def close(self) -> None:
@@ -75,9 +73,15 @@ class Owner:
         await self.on_revoked(set(self.parts))
         await self._forget(set(self.parts))
 
+    def reclaims(self) -> int:
+        """How often partitions were claimed again while running, since the start."""
+        return self._reclaims + sum(part.reclaims for part in self.parts.values())
+
     async def _forget(self, partitions: Iterable[int]) -> None:
         for partition in list(partitions):
-            await self.parts.pop(partition).close()
+            part = self.parts.pop(partition)
+            self._reclaims += part.reclaims
+            await part.close()
 
     def _new_part(self, partition: int) -> PartitionTask:
         s, prefix = self._settings, self._settings.kafka.prefix
@@ -122,9 +126,10 @@ class App(faust.App):
     """Faust's app with the owner that the batch transport asks for."""
 
     batch_owner: Owner
+    journeys: Any
 
 
-def build_app(settings: Settings, report: Callable[[StepReport], None], journeys: Any = None) -> App:
+def build_app(settings: Settings, report: Callable[[BatchReport], None], journeys: Any = None) -> App:
     """A worker's app. `report` gets what each step did; `journeys` replaces the store in Redis, for tests."""
     transport.install()
     processing = settings.processing
@@ -164,6 +169,7 @@ def build_app(settings: Settings, report: Callable[[StepReport], None], journeys
         options={} if journeys is None else {"journeys": journeys},
     )
     app.tables.add(table)
+    app.journeys = table.data
     owner = app.batch_owner = Owner(settings, table, report)
     topic = app.topic(owner.touches, owner.conversions, schema=transport.BatchSchema(key_type=bytes, value_type=bytes))
 

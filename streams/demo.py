@@ -24,6 +24,7 @@ from streams.servers import Child
 from streams.settings import Settings, load_settings
 
 STARTED = time.monotonic()
+SETUP_FRESH_SECONDS = 30.0  # `make demo` starts us right after the set-up
 FIRST_CREDIT_SECONDS = 60.0  # a crowded two-core machine needs about five; beyond this something is wrong
 LINES_EVERY_SECONDS = 1.0
 VIEWS_A_SECOND = 4
@@ -33,21 +34,20 @@ PREFERRED = "last_touch"  # the attribution model whose money is shown, if it is
 
 @dataclass
 class Demo:
-    """What a running demo knows: its parts, how long each step took, and the tally."""
+    """What a running demo knows: its parts, how long the set-up took, and the tally."""
 
     options: DemoOptions
     settings: Settings
     tally: Tally
-    steps: dict[str, float] = field(default_factory=dict)
+    setup: dict[str, float]
     children: list[Child] = field(default_factory=list)
     rates: Rates = field(default_factory=Rates)
     credited: asyncio.Event = field(default_factory=asyncio.Event)
     began: float = field(default_factory=time.monotonic)
 
     def step(self, name: str, since: float) -> float:
-        """Note how long a step took, tell it, and return the time for the next one."""
+        """Tell how long a step took, and return the time from which the next one counts."""
         now = time.monotonic()
-        self.steps[name] = now - since
         print(f"  {name:<22}{now - since:6.1f} s", flush=True)
         return now
 
@@ -59,18 +59,19 @@ def demo(options: DemoOptions) -> int:
     does not start, UsageError without the `demo` extra.
     """
     print("touchstream demo", flush=True)
-    for name, seconds in setup_seconds().items():
+    setup = setup_seconds()
+    for name, seconds in setup.items():
         print(f"  {name:<22}{seconds:6.1f} s", flush=True)
     with contextlib.suppress(KeyboardInterrupt):
-        _with_servers(options)
+        _with_servers(options, setup)
     return 0
 
 
-def _with_servers(options: DemoOptions) -> None:
+def _with_servers(options: DemoOptions, setup: dict[str, float]) -> None:
     since = time.monotonic()
     with embedded.broker() as kafka, embedded.valkey() as redis:
         settings = load_settings(options.config, _overrides(options.settings, kafka.url, redis.url))
-        running = Demo(options, settings, Tally(shown_model(settings)))
+        running = Demo(options, settings, Tally(shown_model(settings)), setup)
         asyncio.run(_run(running, running.step("broker and Valkey", since)))
     print("stopped; nothing is left behind", flush=True)
 
@@ -87,19 +88,19 @@ def shown_model(settings: Settings) -> str:
     return PREFERRED if PREFERRED in names else names[0]
 
 
-def setup_seconds(path: Path | None = None) -> dict[str, float]:
-    """What `make setup` noted: lines of a name and seconds. Nothing where it has not run or wrote none."""
+def setup_seconds(path: Path | None = None, now: float | None = None) -> dict[str, float]:
+    """How long the set-up took that `make demo` did just now, and the part of it in which the broker was built.
+
+    `deploy/set_up.py` notes both; what an earlier set-up took is not of this start, and there is nothing then.
+    """
     noted = path or Path(sys.prefix) / ".setup-seconds"
     try:
-        lines = noted.read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return {}
-    found = (line.replace("=", " ").rpartition(" ") for line in lines if line.strip())
-    return {name.strip() or "set-up": float(seconds) for name, _, seconds in found if _is_number(seconds)}
-
-
-def _is_number(text: str) -> bool:
-    return text.replace(".", "", 1).isdigit()
+        if (time.time() if now is None else now) - noted.stat().st_mtime > SETUP_FRESH_SECONDS:
+            return {}
+        found = json.loads(noted.read_text(encoding="ascii"))
+        return {"set-up": float(found["set_up_s"]), "of it broker build": float(found["build_s"])}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {}  # a demo of its own, without the Makefile: nothing to tell
 
 
 async def _run(running: Demo, since: float) -> None:
@@ -162,7 +163,7 @@ async def _read(running: Demo, consumer: Any, since: float) -> None:
         if running.tally.credits and not running.credited.is_set():
             running.credited.set()
             running.step("first credit", since)
-            in_all = time.monotonic() - STARTED + sum(setup_seconds().values())
+            in_all = time.monotonic() - STARTED + running.setup.get("set-up", 0.0)
             print(f"  {'all together':<22}{in_all:6.1f} s", flush=True)
         _check(running, since)
 

@@ -18,10 +18,10 @@ class SeenCredit(msgspec.Struct):
     conversion_id: str
     attribution_model: str
     status: str
-    channel: str
     share: float
     value_micros: int
     currency: str
+    channel: str = ""
     person_id: str = ""
     campaign: str = ""
     revision: int = 0

@@ -140,6 +140,8 @@ async def _misrouted(settings: Settings, cluster: Cluster) -> Check:
 
     names = {name_of(settings, topic) for topic in INPUTS}
     counts = {name: found.partitions for name, found in cluster.topics.items() if name in names}
+    if not counts:
+        return Check("routing", "ok", "no input topics yet, so nothing to sample")
     try:
         read, wrong = await sample_routing(settings, counts)
     except (KafkaError, OSError, TimeoutError) as error:
@@ -163,7 +165,7 @@ async def sample_routing(settings: Settings, counts: Mapping[str, int]) -> tuple
         async with asyncio.timeout(SAMPLE_SECONDS):
             await consumer.start()
             partitions = [TopicPartition(name, p) for name, count in counts.items() for p in range(count)]
-            return await _sample(consumer, partitions, counts) if partitions else (0, [])
+            return await _sample(consumer, partitions, counts)
     finally:
         await consumer.stop()
 

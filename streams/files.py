@@ -6,7 +6,7 @@ import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import IO
+from typing import IO, cast
 
 import msgspec
 
@@ -37,7 +37,7 @@ def reading(path: str) -> Iterator[IO[bytes]]:
             yield sys.stdin.buffer
         elif path.endswith(".gz"):
             with gzip.open(path) as file:
-                yield file
+                yield cast(IO[bytes], file)
         else:
             with open(path, "rb") as file:
                 yield file

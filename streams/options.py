@@ -43,14 +43,3 @@ class DemoOptions:
     credits: int | None = None
     partitions: int = 4
     plain: bool = False
-
-
-@dataclass(frozen=True)
-class SimulateOptions:
-    """Made-up journeys as the command line asks for them. Without `seconds` and `touches` there is no end."""
-
-    settings: "Settings"
-    rate: float = 2000.0
-    seed: int = 7
-    seconds: float | None = None
-    touches: int | None = None

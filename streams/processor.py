@@ -22,6 +22,7 @@ import time
 import uuid
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -45,8 +46,8 @@ from state.recent import RecentConversions
 from state.store import Fenced, Lost, StoreError, Unreachable, Writes
 from streams.decode import Decoder, Taken, TakenTouch
 from streams.gate import Gate, Held
+from streams.metrics import BatchReport, Position
 from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, Uncertain
-from streams.report import StepReport
 from streams.transport import Batch, Consumer
 
 log = logging.getLogger("touchstream.processor")
@@ -118,7 +119,7 @@ class PartitionTask:
         rules: Rules,
         limits: Limits,
         crash_point: Callable[[str], None],
-        report: Callable[[StepReport], None],
+        report: Callable[[BatchReport], None],
     ) -> None:
         self.partition = partition
         self.touches = TP(topics.touches, partition)
@@ -167,7 +168,7 @@ class PartitionTask:
         self._reset()
         if None in done and text is not None:
             log.warning("partition %d: the group's offsets are gone: committing what is applied", self.partition)
-            await self._publish(Output(), self._applied[:2], StepReport(self.partition))
+            await self._publish(Output(), self._applied[:2], BatchReport(self.partition))
         log.info(
             "partition %d claimed: applied %d,%d committed %d,%d%s",
             self.partition,
@@ -204,6 +205,7 @@ class PartitionTask:
         self._later = Taken()
         self._grown: list[bytes] = []
         self._front_ms = -1
+        self._last_ms = (-1, -1)
         self._gate = Gate(self._limits.settle_ms, self._limits.held_max)
         self._recent = RecentConversions(applied.latest_ms)
         self._inbox.clear()
@@ -229,6 +231,28 @@ class PartitionTask:
         """Let go of the producer."""
         await self._publisher.stop()
 
+    @property
+    def held(self) -> int:
+        """Conversions that wait at the gate."""
+        return len(self._gate)
+
+    def positions(self) -> list[Position]:
+        """Where both topics of this partition number stand."""
+        found = []
+        for i, tp in enumerate((self.touches, self.conversions)):
+            end = self._owned_by().known_end(tp)
+            found.append(
+                Position(
+                    tp.topic,
+                    self.partition,
+                    self._applied[i],
+                    self._committed[i],
+                    -1 if end is None else end,
+                    self._last_ms[i],
+                )
+            )
+        return found
+
     def take(self, event: Any) -> bool:
         """A batch from the agent; False where nobody works on this partition number any more."""
         if self._task is None or self._stopping:
@@ -251,10 +275,8 @@ class PartitionTask:
     async def _turn(self) -> None:
         if not self._inbox:
             self._wake.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), self._gate.wait_s(time.monotonic(), IDLE_WAIT_S))
-            except TimeoutError:
-                pass
         events, batches = self._next_batches()
         try:
             await self.step(batches)
@@ -313,7 +335,7 @@ class PartitionTask:
 
     async def step(self, batches: Sequence[Batch]) -> None:
         """Take in the batches, and credit what the gate lets go."""
-        report = StepReport(self.partition)
+        report = BatchReport(self.partition)
         taken = self._take(batches, report)
         ready = taken.conversions if self.replaying else await self._release(taken)
         ends = self._ends()
@@ -334,7 +356,7 @@ class PartitionTask:
             self._end_replay_when_reached()
         self._report(report)
 
-    def _take(self, batches: Sequence[Batch], report: StepReport) -> Taken:
+    def _take(self, batches: Sequence[Batch], report: BatchReport) -> Taken:
         """Decode, note how far was read, and while replaying set aside what lies beyond the committed offsets."""
         started = time.perf_counter()
         taken = Taken()
@@ -346,8 +368,10 @@ class PartitionTask:
             if batch.touches:
                 self._read = (batch.touches[-1].offset + 1, self._read[1])
                 self._front_ms = max(self._front_ms, batch.touches[-1].timestamp)
+                self._last_ms = (self._front_ms, self._last_ms[1])
             if batch.conversions:
                 self._read = (self._read[0], batch.conversions[-1].offset + 1)
+                self._last_ms = (self._last_ms[0], batch.conversions[-1].timestamp)
         report.stage("decode", started)
         return self._up_to_committed(taken) if self.replaying else taken
 
@@ -388,7 +412,7 @@ class PartitionTask:
             return min(self._read[0], self._committed[0]), min(self._read[1], self._committed[1])
         return self._read[0], self._gate.first_offset(otherwise=self._read[1])
 
-    async def _decide(self, taken: Taken, ready: Sequence[Held], revision: int, report: StepReport) -> Decided:
+    async def _decide(self, taken: Taken, ready: Sequence[Held], revision: int, report: BatchReport) -> Decided:
         """Load the journeys that anything can change, and decide; all other touches are only appended."""
         started = time.perf_counter()
         events: dict[bytes, list[Event]] = {}
@@ -472,7 +496,7 @@ class PartitionTask:
         events: Sequence[Event],
         revision: int,
         decided: Decided,
-        report: StepReport,
+        report: BatchReport,
     ) -> None:
         journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
         new = read_frames(b"".join([t.frame for t in arrivals])) if arrivals else []
@@ -510,7 +534,7 @@ class PartitionTask:
             topic, self.partition, offset, event.key, event.value, event.headers, reason, message, "decide"
         )
 
-    def _count(self, out: Outcome, stored_duplicates: int, events: Sequence[Event], report: StepReport) -> None:
+    def _count(self, out: Outcome, stored_duplicates: int, events: Sequence[Event], report: BatchReport) -> None:
         report.touches_accepted += len(out.fresh)
         report.touches_duplicate += out.duplicate_touches + stored_duplicates
         report.touches_dropped += out.dropped_touches
@@ -528,7 +552,7 @@ class PartitionTask:
             (e.conversion.occurred_ms, e.conversion.record_ms) for e in events if e.conversion.action == "create"
         ]
 
-    def _count_dead(self, dead: Sequence[DeadLetter], report: StepReport) -> None:
+    def _count_dead(self, dead: Sequence[DeadLetter], report: BatchReport) -> None:
         for letter in dead:
             report.dead_by_reason[letter.reason.value] += 1
             if letter.topic == self.touches.topic:
@@ -536,7 +560,7 @@ class PartitionTask:
             else:
                 report.conversions_dead += 1
 
-    async def _publish(self, output: Output, ends: tuple[int, int], report: StepReport) -> None:
+    async def _publish(self, output: Output, ends: tuple[int, int], report: BatchReport) -> None:
         started = time.perf_counter()
         await self._publisher.commit(
             self.partition, output, {self.touches.topic: ends[0], self.conversions.topic: ends[1]}
@@ -546,7 +570,7 @@ class PartitionTask:
         report.transactions += 1
         report.stage("publish", started)
 
-    async def _save(self, decided: Decided, ends: tuple[int, int], report: StepReport) -> None:
+    async def _save(self, decided: Decided, ends: tuple[int, int], report: BatchReport) -> None:
         started = time.perf_counter()
         for key, occurred_ms in decided.accepted:
             self._recent.add(key, occurred_ms)
@@ -585,7 +609,7 @@ class PartitionTask:
     async def _commit_applied(self) -> None:
         """Commit what is applied. A transaction too, as a plain commit of a zombie could move the offsets back."""
         if not self.replaying and self._applied[:2] != self._committed:
-            await self._publish(Output(), self._applied[:2], StepReport(self.partition))
+            await self._publish(Output(), self._applied[:2], BatchReport(self.partition))
 
 
 def by_bucket(touches: Sequence[JourneyTouch]) -> dict[int, bytes]:

@@ -6,6 +6,7 @@ number, initialised when the partition is claimed and nowhere else.
 
 import asyncio
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -122,10 +123,9 @@ class Publisher:
         """Close the producer; an open transaction is left to the fence or the timeout."""
         producer, self._producer = self._producer, None
         if producer is not None:
-            try:
+            # It is of no use any more, and the next claim fences it.
+            with suppress(TimeoutError, KafkaError):
                 await asyncio.wait_for(producer.stop(), STOP_S)
-            except (TimeoutError, KafkaError):
-                pass  # it is of no use any more, and the next claim fences it
 
     async def commit(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
         """Publish the output together with the next offsets of the two input topics.
@@ -188,12 +188,11 @@ class Publisher:
                 await asyncio.sleep(0)
         if count:
             pending.append(await self._close(producer, batch, count, topic, partition))
-        for letter in output.dead:
-            pending.append(
-                await producer.send(
-                    self._topics["dead_letters"], key=letter.key, value=letter.value, headers=letter.all_headers()
-                )
-            )
+        dead_letters = self._topics["dead_letters"]
+        pending += [
+            await producer.send(dead_letters, key=letter.key, value=letter.value, headers=letter.all_headers())
+            for letter in output.dead
+        ]
         return pending
 
     async def _close(self, producer: AIOKafkaProducer, batch: Any, count: int, topic: str, partition: int) -> Any:

@@ -115,9 +115,7 @@ async def _replay(run: _Run) -> None:
         credits = await _read(run, names.credits)
         dead = await _read(run, names.dead_letters)
         _write(run, credits, [*dead, *waiting])
-        run.summary.duplicates = (
-            totals["touches_duplicate"] + totals["conversions_duplicate"] + stored_duplicates
-        )
+        run.summary.duplicates = totals["touches_duplicate"] + totals["conversions_duplicate"] + stored_duplicates
     finally:
         worker.kill()
         worker.wait()

@@ -26,7 +26,7 @@ from models.attribution.registry import ModelTables
 from models.durations import DAY_MS, Duration
 from models.policy import AttributionTable, ConversionTables, Policy, compile_policy
 from streams.errors import SettingsError
-from streams.settings_sources import Layer, Loc, Merged, merge, nearest, nest, read_file
+from streams.settings_sources import Layer, Loc, Merged, line_of, merge, nearest, nest, read_file
 
 ENV_PREFIX = "TOUCHSTREAM_"
 FILE_DEFAULT = Path("touchstream.toml")
@@ -297,21 +297,31 @@ def _environment_layer(variables: Mapping[str, str]) -> Layer:
 
 
 def _blocks(error: ValidationError, merged: Merged) -> Iterable[SettingsError]:
-    for detail in error.errors(include_url=False):
-        loc = _real_loc(detail["loc"], merged.values)
-        if detail["type"] == "extra_forbidden":
-            yield _unknown(loc, nearest(loc[-1], _names_at(loc[:-1])), merged)
-        elif told := _UNKNOWN_KEY.match(detail["msg"]):
-            yield _unknown((*loc, told["key"]), told["hint"], merged)
-        else:
-            what = f'the value of "{".".join(loc)}" is not accepted'
-            fix = "touchstream config schema says what may stand there"
-            yield SettingsError("T123", what, _where(loc, merged), _why(detail), fix)
+    """A block for each fault, in the order of the file's lines."""
+    faults = [_fault(detail, merged) for detail in error.errors(include_url=False)]
+    faults.sort(key=lambda fault: _line(fault[0], merged))
+    return [block for _, block in faults]
 
 
-def _unknown(loc: Loc, hint: str, merged: Merged) -> SettingsError:
+def _fault(detail: ErrorDetails, merged: Merged) -> tuple[Loc, SettingsError]:
+    loc = _real_loc(detail["loc"], merged.values)
+    if detail["type"] == "extra_forbidden":
+        return _unknown(loc, nearest(loc[-1], _names_at(loc[:-1])), merged)
+    if told := _UNKNOWN_KEY.match(detail["msg"]):
+        return _unknown((*loc, told["key"]), told["hint"], merged)
+    what = f'the value of "{".".join(loc)}" is not accepted'
+    fix = "touchstream config schema says what may stand there"
+    return loc, SettingsError("T123", what, _where(loc, merged), _why(detail), fix)
+
+
+def _unknown(loc: Loc, hint: str, merged: Merged) -> tuple[Loc, SettingsError]:
     what = f'unknown key "{".".join(loc)}"'
-    return SettingsError("T124", what, _where(loc, merged), "no setting has this name", hint)
+    return loc, SettingsError("T124", what, _where(loc, merged), "no setting has this name", hint)
+
+
+def _line(loc: Loc, merged: Merged) -> int:
+    layer = merged.layer_of(loc)
+    return (line_of(layer.text, loc) or 0) if layer else 0
 
 
 def _why(detail: ErrorDetails) -> str:

@@ -5,7 +5,8 @@ import re
 import tomllib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from os.path import commonprefix
+from itertools import takewhile
+from operator import eq
 from pathlib import Path
 from typing import Any
 
@@ -117,7 +118,7 @@ def line_of(text: str, loc: Loc) -> int | None:
     table: Loc = ()
     for number, line in enumerate(text.splitlines(), start=1):
         for seen in _paths_in(line, table):
-            depth = len(commonprefix((seen, loc)))
+            depth = sum(1 for _ in takewhile(bool, map(eq, seen, loc)))
             if depth > best:
                 best, best_line = depth, number
         if header := _HEADER.match(line):

@@ -1,9 +1,11 @@
 """Supervises worker processes: restarts those that gave up their partitions, and ends when it must.
 
 A worker that ends with 75 was fenced or unsure and wants a new start; one that a signal killed is started again too.
-Any other exit code is for people: the others are stopped, and it becomes the supervisor's own.
+So is one that cannot connect any more after it has run: an outage must not need a person to end it. Any other exit
+code is for people: the other workers are stopped, and it becomes the supervisor's own.
 """
 
+import asyncio
 import logging
 import random
 import signal
@@ -11,7 +13,8 @@ import subprocess
 import time
 from types import FrameType
 
-from streams.errors import EXIT_FINE, EXIT_RESTART
+from streams.errors import EXIT_CONNECT, EXIT_FINE, EXIT_RESTART
+from streams.preflight import preflight
 from streams.settings import Settings
 from streams.worker import spawn
 
@@ -23,6 +26,8 @@ POLL_S = 0.1
 PAUSE_S = 0.2
 PAUSE_MAX_S = 10.0
 STABLE_S = 60.0
+# A worker that lived so long had Kafka and Redis.
+PROVEN_S = 15.0
 # Longer than any transaction may take (20 s), so that a worker is killed only where it hangs.
 STOP_S = 30.0
 
@@ -80,6 +85,7 @@ class _Slot:
         self._started_s = 0.0
         self._start_again_s = 0.0
         self._pause_s = PAUSE_S
+        self._has_run = False
 
     def start(self) -> None:
         self._started_s = time.monotonic()
@@ -94,10 +100,12 @@ class _Slot:
         code = self._process.poll()
         if code is None:
             return None
-        if code != EXIT_RESTART and code >= 0:
+        ran_s = time.monotonic() - self._started_s
+        self._has_run = self._has_run or ran_s > PROVEN_S
+        if code >= 0 and code != EXIT_RESTART and not (code == EXIT_CONNECT and self._has_run):
             log.error("worker %d ended with %d", self._number, code)
             return code
-        if time.monotonic() - self._started_s > STABLE_S:
+        if ran_s > STABLE_S:
             self._pause_s = PAUSE_S
         pause_s = self._pause_s * random.uniform(0.5, 1.5)
         self._pause_s = min(self._pause_s * 2, PAUSE_MAX_S)
@@ -125,4 +133,7 @@ class _Slot:
 
 def run(settings: Settings, workers: int) -> int:
     """Supervise `workers` processes; the exit code of the command."""
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.getLogger("aiokafka").setLevel(logging.ERROR)
+    asyncio.run(preflight(settings))
     return Supervisor(settings, workers).run()

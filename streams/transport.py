@@ -16,6 +16,7 @@ Rules that keep every record, each learnt from a loss:
 import asyncio
 from collections import defaultdict
 from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
 
@@ -252,10 +253,8 @@ class Consumer(driver.Consumer):
         wanted = {tp for tp in active if tp.topic not in self._batched or self._has_room(tp)}
         if not wanted:  # an empty set would ask aiokafka for all partitions
             self._wake.clear()
-            try:
+            with suppress(TimeoutError):
                 await asyncio.wait_for(self._wake.wait(), POLL_S)
-            except TimeoutError:
-                pass
             return {}, active
         if any(self._taken.values()):
             timeout = 0.01
@@ -272,12 +271,10 @@ class Consumer(driver.Consumer):
                 self._put_back(tp)
             return
         for tp, fetched in records.items():
-            if tp not in active:
-                self._put_back(tp)
-            elif tp.topic not in self._batched:
+            if tp.topic not in self._batched:
                 for record in fetched:
                     yield tp, self._to_message(tp, record)
-            elif incarnations.get(tp.partition, 0) != self._incarnation[tp.partition]:
+            elif tp not in active or incarnations.get(tp.partition, 0) != self._incarnation[tp.partition]:
                 self._put_back(tp)  # asked for before a re-claim moved the position
             else:
                 self._accept(TP(tp.topic, tp.partition), fetched)

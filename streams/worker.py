@@ -19,9 +19,15 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
-from streams.errors import EXIT_RESTART
-from streams.report import StepReport
+from aiokafka.errors import KafkaConnectionError
+from redis.exceptions import RedisError
+
+from state.store import Unreachable
+from streams.errors import EXIT_RESTART, ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
+from streams.metrics import BatchReport
+from streams.processor import StartError
 from streams.settings import Settings
+from streams.transport import CoPartitioningError
 
 log = logging.getLogger("touchstream.worker")
 
@@ -40,9 +46,9 @@ class Totals:
 
     def __init__(self) -> None:
         self._sums: Counter[str] = Counter()
-        self._names = [f.name for f in fields(StepReport) if f.type in {"int", int} and f.name != "partition"]
+        self._names = [f.name for f in fields(BatchReport) if f.type in {"int", int} and f.name != "partition"]
 
-    def add(self, report: StepReport) -> None:
+    def add(self, report: BatchReport) -> None:
         for name in self._names:
             self._sums[name] += getattr(report, name)
 
@@ -65,15 +71,13 @@ def spawn(settings: Settings, number: int = 0, **popen: Any) -> "subprocess.Pope
 def main() -> None:
     """Run a worker until SIGTERM, SIGINT or the end of standard input."""
     settings: Settings = pickle.loads(base64.b64decode(sys.stdin.buffer.readline()))
-    logging.basicConfig(
-        level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s"
-    )
+    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     totals = Totals()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        code = runner.run(_run(settings, totals))
+        code = runner.run(_run(settings, totals, int(sys.argv[1])))
     print(totals.line(), flush=True)
     logging.shutdown()
     # Threads of libraries may still be about; nothing of value is left to do.
@@ -87,15 +91,26 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _run(settings: Settings, totals: Totals) -> int:
+async def _run(settings: Settings, totals: Totals, number: int) -> int:
     """Start the app, wait for the end, and stop it in good order; the exit code."""
     from streams.app import build_app  # noqa: PLC0415
+    from streams.watch import Watch  # noqa: PLC0415
 
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    app = build_app(settings, totals.add)
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, stop.set)
+    watch = Watch(settings.policy())
+
+    def report(step: BatchReport) -> None:
+        totals.add(step)
+        watch.report(step)
+
+    app = build_app(settings, report)
+    try:
+        await watch.start(settings.web, number, app.batch_owner, app.journeys)
+    except ConnectError as exc:
+        return _say(exc)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
@@ -107,17 +122,33 @@ async def _run(settings: Settings, totals: Totals) -> int:
         await asyncio.wait({stopped, crashed}, return_when=asyncio.FIRST_COMPLETED)
     failure = app._crash_reason or (starting.exception() if starting.done() else None)
     if failure is not None:
-        log.error("the worker failed: %r", failure, exc_info=failure)
-        return 1
+        return _say(failure)
     try:
         async with asyncio.timeout(STOP_S):
             app.consumer.stop_flow()
             await app.batch_owner.close()
             await app.stop()
+            await watch.stop()
     except TimeoutError:
         log.error("the worker did not stop within %g s", STOP_S)
         return EXIT_RESTART
     return 0
+
+
+def _say(failure: BaseException) -> int:
+    """Print the block of what ended the worker; its exit code."""
+    if isinstance(failure, (StartError, CoPartitioningError)):
+        fix = "use a new kafka.prefix and replay into it, or bring back the store that belongs to these topics"
+        failure = RunFailed("T222", "the worker cannot start on this state", why=str(failure), fix=fix)
+    elif isinstance(failure, Unreachable | RedisError):
+        failure = ConnectError("T302", "Redis does not answer", why=str(failure))
+    elif isinstance(failure, KafkaConnectionError):
+        failure = ConnectError("T301", "Kafka does not answer", why=str(failure))
+    elif not isinstance(failure, TouchstreamError):
+        log.error("the worker failed", exc_info=failure)
+        failure = UnexpectedError.wrap(failure)
+    print(render(failure), file=sys.stderr, flush=True)
+    return failure.exit_code
 
 
 def _end_with_supervisor() -> None:

@@ -5,14 +5,15 @@ Nothing heavy is imported at the top of any command module: `touchstream --help`
 
 import json
 import sys
-from collections.abc import Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any
+from collections.abc import Coroutine, Iterable, Mapping, Sequence
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import typer
 
 if TYPE_CHECKING:
     from streams.settings import Settings
 
+T = TypeVar("T")
 Config = Annotated[
     str | None,
     typer.Option("--config", "-c", metavar="FILE", help="Settings file; default touchstream.toml."),
@@ -39,6 +40,13 @@ def settings_from(config: str | None, assign: Sequence[str] | None = None, **giv
     overrides: dict[str, Any] = dict(parse_assignment(each) for each in assign or ())
     overrides |= {path.replace("__", "."): value for path, value in given.items() if value is not None}
     return load_settings(config, overrides)
+
+
+def wait_for(work: Coroutine[Any, Any, T]) -> T:
+    """Run a coroutine to its end. asyncio is loaded only here: it takes longer than all of --help."""
+    import asyncio  # noqa: PLC0415
+
+    return asyncio.run(work)
 
 
 def print_json(value: Any) -> None:

@@ -1,6 +1,5 @@
 """`touchstream topics plan|apply`: what the cluster lacks, and making it so."""
 
-import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 import typer
@@ -15,6 +14,7 @@ from streams.commands.common import (
     print_json,
     print_rows,
     settings_from,
+    wait_for,
 )
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def plan(
     from streams import topics  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix)
-    found = asyncio.run(topics.plan(settings, _checked(partitions)))
+    found = wait_for(topics.plan(settings, _checked(partitions)))
     _print(found, as_json, applied=False)
     return 1 if found else 0
 
@@ -60,7 +60,7 @@ def apply(
     from streams import topics  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix)
-    found = asyncio.run(topics.apply(settings, _checked(partitions), replication))
+    found = wait_for(topics.apply(settings, _checked(partitions), replication))
     blocked = any(difference.blocking for difference in found)
     _print(found, as_json, applied=not blocked)
     return 1 if blocked else 0

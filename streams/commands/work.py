@@ -1,6 +1,5 @@
 """`touchstream demo|run|replay|simulate|doctor`: the commands that need servers."""
 
-import asyncio
 import dataclasses
 from typing import Annotated, Any, Literal
 
@@ -17,10 +16,11 @@ from streams.commands.common import (
     print_json,
     say,
     settings_from,
+    wait_for,
 )
 
 Input = typer.Option(metavar="FILE", help="Records, one JSON object a line: .ndjson, .ndjson.gz or -.")
-Rate = Annotated[float, typer.Option(min=1.0, metavar="N", help="Touches a second.")]
+Rate = Annotated[float, typer.Option(min=1.0, metavar="N", help="Records a second.")]
 Seed = Annotated[int, typer.Option(metavar="N", help="The same seed gives the same journeys.")]
 Seconds = Annotated[float | None, typer.Option(min=0.0, metavar="S", help="Stop after so many seconds.")]
 
@@ -151,27 +151,44 @@ def simulate(
     *,
     broker: Broker = None,
     prefix: Prefix = None,
-    rate: Rate = 2000.0,
+    rate: Annotated[float, typer.Option(min=0.1, metavar="N", help="Records a second.")] = 200.0,
     seed: Seed = 7,
+    people: Annotated[int, typer.Option(min=10, metavar="N", help="Shoppers under way at most.")] = 20_000,
     seconds: Seconds = None,
-    touches: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many touches.")] = None,
+    count: Annotated[int | None, typer.Option(min=1, metavar="N", help="Stop after so many records.")] = None,
     config: Config = None,
     assign: Assign = None,
     as_json: AsJson = False,
 ) -> int:
     """Send made-up journeys to any broker.
 
-    Repeat buyers, duplicates, late and malformed records among them.
+    Repeat buyers, duplicates, late and malformed records among them. Ends with Ctrl-C unless a limit is given.
     """
-    from streams.options import SimulateOptions  # noqa: PLC0415
     from streams.simulate import simulate as run_simulate  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix)
-    summary = plain(run_simulate(SimulateOptions(settings, rate, seed, seconds=seconds, touches=touches)))
+    sent: dict[str, int] = {}
+    work = run_simulate(
+        settings.kafka.broker,
+        settings.kafka.prefix,
+        rate,
+        seed,
+        people,
+        duration=seconds,
+        count=count,
+        on_progress=sent.update,
+        journey=settings.attribution.journey,
+        client_options=settings.kafka.client_options(),
+    )
+    try:
+        sent.update(wait_for(work))
+    except KeyboardInterrupt:  # the usual end without a limit; what was last confirmed is told
+        if seconds is not None or count is not None:
+            raise
     if as_json:
-        print_json(summary)
+        print_json(sent)
     else:
-        typer.echo(one_line(summary))
+        typer.echo(one_line(sent))
     return 0
 
 
@@ -191,7 +208,7 @@ def doctor(
     from streams.doctor import examine, exit_code  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix, redis__url=redis)
-    found = asyncio.run(examine(settings))
+    found = wait_for(examine(settings))
     if as_json:
         print_json({"ok": exit_code(found) == 0, "checks": [check.as_dict() for check in found]})
     else:

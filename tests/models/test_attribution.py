@@ -1,5 +1,6 @@
 """Each cell of the table of rule-based attribution models, drawn."""
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -7,7 +8,7 @@ import pytest
 from models.attribution.base import AttributionModel
 from models.attribution.registry import BUILT_IN
 from models.policy import Policy
-from tests.support.drawn import draw
+from tests.support.drawn import NOW_MS, draw
 
 ONE = "email@-3d > conversion"
 TWO = "email@-3d > social@-1d > conversion"
@@ -152,6 +153,15 @@ class TestTimeDecay:
         chosen = attribution_model("time_decay", half_life="1ms")
         assert shares(chosen, "email@-30d > social@-3d > conversion") == [0, 1]
         assert reasons(chosen, "email@-30d > social@-3d > conversion") == ["none", "decay"]
+
+    def test_weights_are_the_doubles(self) -> None:
+        """Weights stand in exactly the proportion of the IEEE doubles 2^(-age / half_life) from the youngest on."""
+        days = [29.3, 20, 12.1, 12, 3.7, 0.4]
+        drawn = draw(" > ".join([*(f"a@-{round(day * 86_400_000)}ms" for day in days), "conversion"]))
+        weights = attribution_model("time_decay").weigh(drawn.touches, NOW_MS).weights
+        for day, weight in zip(days, weights, strict=True):
+            decay = 2.0 ** -(round((day - days[-1]) * 86_400_000) / (7 * 86_400_000))
+            assert Fraction(weight, weights[-1]) == Fraction(decay)
 
     @pytest.mark.parametrize("away_ms", [890, 899, 900, 901, 902, 950, 1_000, 1_022, 1_023, 1_050, 1_073, 1_074])
     def test_far_apart(self, away_ms: int) -> None:

@@ -110,6 +110,10 @@ class TestVersion:
         for tables in same:
             assert policy(**tables).version == plain.version, tables
             assert policy(**tables) == plain
+        types = {"a": "1d", "b": "2d"}
+        swapped = dict(reversed(types.items()))
+        first = policy(attribution={"lookback_by_touch_type": types})
+        assert first.version == policy(attribution={"lookback_by_touch_type": swapped}).version
         first = policy(attribution={"exclude_channels": ["Email", "B"]})
         assert first.version == policy(attribution={"exclude_channels": ["b", " EMAIL", "email"]}).version
 

@@ -36,7 +36,7 @@ READERS: dict[str, tuple[Reader, Reader, Callable[[bytes, int], Any]]] = {
 }
 RECORDS: dict[str, list[dict[str, Any]]] = {
     "touch": [
-        {"event_id": "t1", "person_id": "p1", "occurred_at": "2025-10-09T08:53:20.123456+02:00"},
+        {"event_id": "t1", "person_id": "p1", "occurred_at": "2025-10-09T08:53:20.123456+02:00", "source": "Frühjahr"},
         {
             "event_id": "t1",
             "person_id": "p1",
@@ -45,7 +45,7 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
             "channel": "email",
             "source": "newsletter",
             "medium": "e-mail",
-            "campaign": "Frühjahr",
+            "campaign": "spring",
             "term": "shoes",
             "url": "https://shop.example/?utm_source=google&utm_content=b",
             "referrer": "https://www.google.com/",
@@ -57,7 +57,13 @@ RECORDS: dict[str, list[dict[str, Any]]] = {
         },
     ],
     "conversion": [
-        {"conversion_id": "c1", "person_id": "p1", "occurred_at": "2025-10-09T08:53:20Z", "value": 5.25},
+        {
+            "conversion_id": "c1",
+            "person_id": "p1",
+            "occurred_at": "2025-10-09T08:53:20Z",
+            "value": 5.25,
+            "type": "Käufe",
+        },
         {
             "conversion_id": "c1",
             "person_id": "p1",

@@ -167,7 +167,7 @@ class RedisServer(RunningServer):
         return f"redis://{HOST}:{self.port}/0"
 
     def _command(self) -> list[str]:
-        command = redis_command(_program("redis-server", "redis-server"), self.port, str(self.folder))
+        command = redis_command(redis_binary(), self.port, str(self.folder))
         return [*command, "--appendonly", "yes", "--appendfsync", "always"] if self.appendonly else command
 
     def _await(self, child: Child) -> None:
@@ -233,7 +233,11 @@ def _java(main: str, *arguments: str) -> list[str]:
 
 
 def jars() -> Path:
-    """The folder with Kafka's jars; fetched by Maven the first time, and again when the pom changes."""
+    """The folder with Kafka's jars; fetched by Maven the first time, and again when the pom changes.
+
+    Raises MissingServer where that cannot be, for want of Java or Maven.
+    """
+    _program("java", "default-jdk-headless")
     target = JARS / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
     JARS.mkdir(parents=True, exist_ok=True)
     with (JARS / "lock").open("w") as lock:
@@ -241,6 +245,11 @@ def jars() -> Path:
         if not target.is_dir():
             _fetch_jars(target)
     return target
+
+
+def redis_binary() -> Path:
+    """Debian's redis-server. Raises MissingServer when its package is not installed."""
+    return _program("redis-server", "redis-server")
 
 
 def _fetch_jars(target: Path) -> None:

@@ -1,0 +1,218 @@
+"""Open loop: records at a fixed rate, delay from each conversion's *scheduled* send to its first readable credit.
+
+A sender that waits for the system under test hides its stalls; this one sends by the clock, and a late send counts
+against the result. Sender and reader share this process: their own delay is part of every figure, not taken off.
+"""
+
+import argparse
+import json
+import random
+import shlex
+import shutil
+import signal
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import msgspec
+from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient, NewTopic
+
+from bench.generate import CHANNELS
+from bench.processes import Child
+from bench.servers import Kafka, Redis
+from bench.systems import PREFIX, TOUCHSTREAM
+
+TOUCHES_PER_SECOND = 2_000
+CONVERSIONS_PER_SECOND = 100
+PARTITIONS = 4
+PEOPLE = 20_000
+SEED = 11
+TICK_SECONDS = 0.005
+WARM_UP_SECONDS = 60.0
+DRAIN_SECONDS = 30.0
+
+
+class _Id(msgspec.Struct):
+    conversion_id: str
+
+
+class Arrivals:
+    """Receive time of each conversion's first credit, taken by a read_committed consumer in a thread."""
+
+    def __init__(self, broker: str, topic: str) -> None:
+        self.received: dict[str, float] = {}
+        self._stop = threading.Event()
+        self._consumer = Consumer(
+            {
+                "bootstrap.servers": broker,
+                "group.id": "bench-latency",
+                "enable.auto.commit": False,
+                "isolation.level": "read_committed",
+                "fetch.wait.max.ms": 10,
+            }
+        )
+        self._consumer.assign([TopicPartition(topic, p, OFFSET_BEGINNING) for p in range(PARTITIONS)])
+        self._thread = threading.Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        """End the thread, then the consumer."""
+        self._stop.set()
+        self._thread.join(10)
+        self._consumer.close()
+
+    def _run(self) -> None:
+        decode = msgspec.json.Decoder(_Id).decode
+        while not self._stop.is_set():
+            batch = self._consumer.consume(500, 0.005)
+            now = time.time()
+            for m in batch:
+                value = None if m.error() else m.value()
+                if value is not None:
+                    self.received.setdefault(decode(value).conversion_id, now)
+
+
+class Sender:
+    """Touches and conversions by the clock; remembers when each conversion was due."""
+
+    def __init__(self, broker: str) -> None:
+        self.due: dict[str, float] = {}
+        self.most_behind = 0.0
+        self._random = random.Random(SEED)
+        self._encode = msgspec.json.Encoder().encode
+        self._producer = Producer(
+            {"bootstrap.servers": broker, "partitioner": "murmur2_random", "linger.ms": 2, "compression.type": "lz4"}
+        )
+
+    def send(self, seconds: float, label: str) -> None:
+        """Send for `seconds`; conversion ids begin with `label`."""
+        begin = time.time()
+        step = TOUCHES_PER_SECOND // CONVERSIONS_PER_SECOND
+        for i in range(int(seconds * TOUCHES_PER_SECOND)):
+            due = begin + i / TOUCHES_PER_SECOND
+            while (wait := due - time.time()) > 0:
+                self._producer.poll(0)
+                time.sleep(min(wait, TICK_SECONDS))
+            self.most_behind = max(self.most_behind, -wait)
+            person = f"p{self._random.randrange(PEOPLE):06d}"
+            self._produce("touches", person, self._touch(f"{label}-t{i}", person, due))
+            if i % step == step - 1:
+                key = f"{label}-c{i}"
+                self.due[key] = due
+                self._produce("conversions", person, self._conversion(key, person, due))
+        if self._producer.flush(30):
+            raise RuntimeError("records were not produced within 30 s")
+
+    def _produce(self, topic: str, person: str, value: dict[str, object]) -> None:
+        self._producer.produce(f"{PREFIX}.{topic}", key=person, value=self._encode(value))
+
+    def _touch(self, event_id: str, person: str, due: float) -> dict[str, object]:
+        channel = self._random.choice(CHANNELS)
+        return {"event_id": event_id, "person_id": person, "occurred_at": int(due * 1000), "channel": channel}
+
+    @staticmethod
+    def _conversion(key: str, person: str, due: float) -> dict[str, object]:
+        head: dict[str, object] = {"conversion_id": key, "person_id": person, "occurred_at": int(due * 1000)}
+        return head | {"value": "49.90", "currency": "USD"}
+
+
+def percentile(ordered: list[float], part: float) -> float:
+    """Nearest rank: the smallest value that at least `part` of them do not exceed."""
+    return ordered[max(0, -(-int(len(ordered) * part * 1000) // 1000) - 1)] if ordered else float("nan")
+
+
+def latency(broker: str, redis: str, command: str, work: Path, seconds: float, settle: str) -> dict[str, Any]:
+    """Start Touchstream with `settle`, wait for a first credit, send for `seconds`, give the percentiles in ms."""
+    create_topics(broker)
+    words = shlex.split(command.format(broker=broker, redis=redis, workers=1))
+    run = Child(words, work / f"latency-{settle}.log", {"TOUCHSTREAM_PROCESSING__SETTLE": settle})
+    arrivals = Arrivals(broker, f"{PREFIX}.credits")
+    try:
+        sender = Sender(broker)
+        warm_up(sender, arrivals, run)
+        sender.due.clear()
+        sender.most_behind = 0.0
+        before = run.usage.sample()
+        sender.send(seconds, "run")
+        drain(sender, arrivals)
+        cpu = run.usage.sample() - before
+        return summary(settle, seconds, sender, arrivals, cpu)
+    finally:
+        arrivals.close()
+        run.stop()
+
+
+def warm_up(sender: Sender, arrivals: Arrivals, run: Child) -> None:
+    """Send second by second until credits come; not part of the figures."""
+    deadline = time.monotonic() + WARM_UP_SECONDS
+    number = 0
+    while not arrivals.received:
+        if run.process.poll() is not None or time.monotonic() > deadline:
+            raise RuntimeError("no credit came:\n" + run.tail())
+        sender.send(1.0, f"warm{number}")
+        number += 1
+    sender.send(3.0, "warm")
+
+
+def drain(sender: Sender, arrivals: Arrivals) -> None:
+    """Wait for the last credits, at most `DRAIN_SECONDS`."""
+    deadline = time.monotonic() + DRAIN_SECONDS
+    while not sender.due.keys() <= arrivals.received.keys() and time.monotonic() < deadline:
+        time.sleep(0.05)
+
+
+def summary(settle: str, seconds: float, sender: Sender, arrivals: Arrivals, cpu: float) -> dict[str, Any]:
+    """Percentiles in ms, with how many conversions had no credit and how far the sender itself fell behind."""
+    delays = sorted((arrivals.received[k] - d) * 1000 for k, d in sender.due.items() if k in arrivals.received)
+    parts = {f"p{100 * p:g} ms": round(percentile(delays, p), 1) for p in (0.5, 0.95, 0.99, 0.999)}
+    return {
+        "settle": settle,
+        "seconds": seconds,
+        "conversions": len(sender.due),
+        "without credit": len(sender.due) - len(delays),
+        **parts,
+        "max ms": round(delays[-1], 1) if delays else None,
+        "sender behind, most, ms": round(sender.most_behind * 1000, 1),
+        "client CPU share of one core": round(cpu / seconds, 3),
+    }
+
+
+def create_topics(broker: str) -> None:
+    """The two inputs and the credits topic, empty."""
+    admin = AdminClient({"bootstrap.servers": broker})
+    inputs = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
+    new = [NewTopic(f"{PREFIX}.{t}", PARTITIONS, 1, config=inputs) for t in ("touches", "conversions")]
+    for future in admin.create_topics([*new, NewTopic(f"{PREFIX}.credits", PARTITIONS, 1)]).values():
+        future.result(30)
+
+
+def main() -> None:
+    """Latency alone, on servers of its own."""
+    p = argparse.ArgumentParser(prog="bench.latency", description=__doc__.splitlines()[0] if __doc__ else None)
+    p.add_argument("--latency-seconds", type=float, default=300.0)
+    p.add_argument("--settle", default="250ms,0s")
+    p.add_argument("--touchstream", default=TOUCHSTREAM)
+    o = p.parse_args()
+    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
+    for settle in o.settle.split(","):
+        work = Path(tempfile.mkdtemp(prefix="touchstream-latency-"))
+        servers: list[Kafka | Redis] = []
+        try:
+            kafka = Kafka(work / "kafka")
+            servers.append(kafka)
+            redis = Redis(work / "redis")
+            servers.append(redis)
+            out = latency(kafka.bootstrap, redis.url, o.touchstream, work, o.latency_seconds, settle)
+            print(json.dumps(out), flush=True)
+        finally:
+            for server in reversed(servers):
+                server.child.stop()
+            shutil.rmtree(work, ignore_errors=True)
+
+
+if __name__ == "__main__":
+    main()

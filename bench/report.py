@@ -1,0 +1,168 @@
+"""Figures into `RESULTS.md` and JSON: medians and ranges, ratios within each round, and what they were measured on."""
+
+import json
+import os
+import platform
+import re
+import statistics
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from bench.generate import DataSet
+from bench.measure import Measured
+
+HEAD = (
+    "| system | rounds | events/s | events per CPU-s, client + Redis | client CPU-s | Redis CPU-s | broker CPU-s"
+    " | all CPU-µs an event | peak MiB, client / Redis | s with start-up |\n|---|---|---|---|---|---|---|---|---|---|\n"
+)
+
+
+def machine() -> dict[str, str]:
+    """Processor, memory and versions; nothing that names the machine itself."""
+    cpu = re.search(r"model name\s*:\s*(.+)", Path("/proc/cpuinfo").read_text())
+    memory = re.search(r"MemTotal:\s*(\d+)", Path("/proc/meminfo").read_text())
+    return {
+        "processor": f"{cpu.group(1) if cpu else platform.machine()}, {os.cpu_count()} cores",
+        "memory": f"{int(memory.group(1)) / 2**20:.0f} GiB" if memory else "unknown",
+        "system": _os_name(),
+        "Python": platform.python_version(),
+        "Java": _first_line(["java", "-version"]),
+        "Redis": _first_line(["redis-server", "--version"]).split(" sha")[0],
+        "Apache Kafka, Kafka Streams": _pom("kafka_streams", "kafka-streams"),
+        "Flink": f"{_pom('flink', 'flink-streaming-java')}, connector {_pom('flink', 'flink-connector-kafka')}",
+        "Quix Streams": _pinned("quixstreams"),
+        "Faust": version("faust-streaming"),
+        "aiokafka": version("aiokafka"),
+    }
+
+
+def _os_name() -> str:
+    found = re.search(r'PRETTY_NAME="(.+)"', Path("/etc/os-release").read_text())
+    return f"{found.group(1) if found else platform.system()}, Linux {platform.release().split('-')[0]}"
+
+
+def _first_line(command: list[str]) -> str:
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return (done.stdout or done.stderr).splitlines()[0]
+
+
+def _pom(peer: str, artifact: str) -> str:
+    text = (Path(__file__).parent / "peers" / peer / "pom.xml").read_text()
+    found = re.search(rf"<artifactId>{artifact}</artifactId>\s*<version>([^<]+)", text)
+    if found is None:
+        raise ValueError(f"{artifact} is not in the pom of {peer}")
+    return found.group(1)
+
+
+def _pinned(name: str) -> str:
+    text = (Path(__file__).parent / "peers" / "quix-requirements.txt").read_text()
+    found = re.search(rf"^{name}==(.+)$", text, re.MULTILINE)
+    return found.group(1) if found else "unknown"
+
+
+def spread(values: Sequence[float], digits: int = 0) -> str:
+    """`median (least-most)`, or the one value."""
+    middle = f"{statistics.median(values):,.{digits}f}"
+    if len(values) == 1:
+        return middle
+    return f"{middle} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
+
+
+def table(runs: Sequence[Measured]) -> str:
+    """One row a system, fastest first."""
+    by_name = _by_name(runs)
+    fastest = sorted(by_name, key=lambda n: -statistics.median(r.rate for r in by_name[n]))
+    return HEAD + "".join(_row(n, by_name[n]) for n in fastest)
+
+
+def _row(name: str, runs: list[Measured]) -> str:
+    def cell(of: Callable[[Measured], float], digits: int = 0) -> str:
+        return spread([of(r) for r in runs], digits)
+
+    return (
+        f"| `{name}` | {len(runs)} | {cell(lambda r: r.rate)} | {cell(lambda r: r.per_cpu)}"
+        f" | {cell(lambda r: r.client_cpu, 1)} | {cell(lambda r: r.redis_cpu, 1)}"
+        f" | {cell(lambda r: r.broker_cpu, 1)}"
+        f" | {cell(lambda r: (r.client_cpu + r.redis_cpu + r.broker_cpu) / r.events * 1e6, 1)}"
+        f" | {max(r.client_peak_mib for r in runs):,.0f} / {max(r.redis_peak_mib for r in runs):,.0f}"
+        f" | {cell(lambda r: r.seconds_with_start, 1)} |\n"
+    )
+
+
+def ratios(runs: Sequence[Measured], ours: str) -> str:
+    """Touchstream over each other system, taken within each round: machine drift falls out."""
+    by_name = _by_name(runs)
+    lines = ["| " + ours + " over | events/s | events per CPU-s, client + Redis |\n|---|---|---|\n"]
+    base = {r.round: r for r in by_name.get(ours, [])}
+    for name, others in by_name.items():
+        pairs = [(base[r.round], r) for r in others if r.round in base]
+        if name == ours or not pairs:
+            continue
+        wall = spread([a.rate / b.rate for a, b in pairs], 2)
+        cpu = spread([a.per_cpu / b.per_cpu for a, b in pairs], 2)
+        lines.append(f"| `{name}` | {wall} | {cpu} |\n")
+    return "".join(lines) if len(lines) > 1 else ""
+
+
+def _by_name(runs: Sequence[Measured]) -> dict[str, list[Measured]]:
+    found: dict[str, list[Measured]] = {}
+    for r in runs:
+        found.setdefault(r.system, []).append(r)
+    return found
+
+
+def write(
+    directory: Path,
+    data: DataSet,
+    first: list[Measured],
+    rounds: list[Measured],
+    failures: list[str],
+    spoiled: dict[str, Any] | None,
+    latency: list[dict[str, Any]],
+) -> None:
+    """`RESULTS.md` and `results.json` in `directory`, from measurements only."""
+    directory.mkdir(parents=True, exist_ok=True)
+    where = machine()
+    content = {
+        "machine": where,
+        "data": asdict(data),
+        "first": [asdict(r) for r in first],
+        "rounds": [asdict(r) for r in rounds],
+        "failures": failures,
+        "late_and_duplicates": spoiled,
+        "latency": latency,
+    }
+    (directory / "results.json").write_text(json.dumps(content, indent=1) + "\n")
+    ours = sorted({r.system for r in rounds if r.system.startswith("touchstream")})
+    parts = [
+        "# Benchmark results\n\nWritten by `bench/run.py`; how it measures, and what was tried: `bench/README.md`.\n",
+        "\n".join(f"- {k}: {v}" for k, v in where.items()) + "\n",
+        f"{data.touches:,} touches, {data.conversions:,} conversions, 4 partitions, five attribution models;"
+        f" {data.flat:,} flat or {data.grouped:,} grouped output records.\n",
+        "## Rounds, interleaved: median (range)\n\n" + table(rounds) if rounds else "",
+        *("## Ratios within a round\n\n" + r for r in (ratios(rounds, o) for o in ours) if r),
+        "## First round: every configuration once\n\n" + table(first) if first else "",
+        _proof([*first, *rounds]),
+        "## 2 % late touches, 1 % duplicates\n\n" + _pairs(spoiled) if spoiled else "",
+        "## Latency, open loop\n\n" + "\n".join(_pairs(x) for x in latency) if latency else "",
+        "## Runs without a measurement\n\n" + "\n".join(f"- {f}" for f in failures) + "\n" if failures else "",
+    ]
+    (directory / "RESULTS.md").write_text("\n".join(p for p in parts if p))
+
+
+def _proof(runs: list[Measured]) -> str:
+    checked = {r.system: r.faults for r in runs if r.faults is not None}
+    if not checked:
+        return ""
+    bad = [f"- `{name}`: {'; '.join(faults)}\n" for name, faults in checked.items() if faults]
+    extra = [f"- `{r.system}`, round {r.round}: {r.surplus} records too many\n" for r in runs if r.surplus]
+    good = f"Output read again after the clock: {len(checked)} configurations checked, {len(bad)} with faults.\n"
+    return "## Checked sums\n\n" + good + "".join(bad + extra)
+
+
+def _pairs(values: dict[str, Any]) -> str:
+    return "| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in values.items())

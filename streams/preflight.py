@@ -1,0 +1,50 @@
+"""What must hold before a worker starts, told in words where it does not."""
+
+import asyncio
+
+from redis.exceptions import RedisError
+
+from streams.errors import ConnectError, RunFailed
+from streams.settings import Settings
+from streams.topics import admin_client, name_of, read_cluster
+
+NEEDED = ("touches", "conversions", "credits", "dead-letters")
+CO_PARTITIONED = ("touches", "conversions", "credits")
+REDIS_S = 5.0
+
+
+async def preflight(settings: Settings) -> None:
+    """Raise ConnectError where Kafka or Redis does not answer, RunFailed where the topics are not as needed."""
+    async with admin_client(settings) as client:
+        cluster = await read_cluster(client, settings)
+    missing = [name for name in NEEDED if name_of(settings, name) not in cluster.topics]
+    if missing:
+        names = ", ".join(name_of(settings, name) for name in missing)
+        raise RunFailed(
+            "T220", "topics are missing", names, "nothing creates them by itself", "touchstream topics apply"
+        )
+    counts = {name_of(settings, n): cluster.topics[name_of(settings, n)].partitions for n in CO_PARTITIONED}
+    if len(set(counts.values())) > 1:
+        where = ", ".join(f"{name}: {count}" for name, count in counts.items())
+        raise RunFailed(
+            "T221",
+            "topics have different numbers of partitions",
+            where,
+            "a journey needs its touches, conversions and credits in the same partition number",
+            "choose a new kafka.prefix, `touchstream topics apply`, and replay into it",
+        )
+    await _ping(settings)
+
+
+async def _ping(settings: Settings) -> None:
+    from redis.asyncio import Redis  # noqa: PLC0415
+
+    client = Redis.from_url(settings.redis.url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
+    try:
+        async with asyncio.timeout(REDIS_S):
+            await client.ping()
+    except (RedisError, OSError, TimeoutError) as exc:
+        fix = "see that Redis runs there, or set redis.url (--redis redis://host:6379/0)"
+        raise ConnectError("T302", "Redis does not answer", settings.redis.shown(), str(exc), fix) from exc
+    finally:
+        await client.aclose()

@@ -18,7 +18,18 @@ from confluent_kafka.admin import AdminClient, NewTopic
 SEED = 7
 START_MS = 1_760_000_000_000
 CHUNK = 20_000
-CHANNELS = ["paid_search", "organic_search", "email", "paid_social", "display", "affiliate", "referral", "direct", "webinar", "event"]
+CHANNELS = [
+    "paid_search",
+    "organic_search",
+    "email",
+    "paid_social",
+    "display",
+    "affiliate",
+    "referral",
+    "direct",
+    "webinar",
+    "event",
+]
 
 
 @dataclass(frozen=True)

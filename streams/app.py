@@ -19,9 +19,9 @@ from state.table import JourneyTable, TableManager
 from streams import transport
 from streams.crash import crash_point
 from streams.decode import Decoder
-from streams.metrics import BatchReport
 from streams.processor import Limits, PartitionTask, Topics
 from streams.publish import Publisher
+from streams.report import BatchReport
 from streams.settings import Settings
 from streams.topics import name_of
 

@@ -6,16 +6,15 @@ sums. So a touch costs no metric call, and no label ever holds a person, a conve
 """
 
 from bisect import bisect_left
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Literal
 
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector, CollectorRegistry
 
 from models.outcome import Reason
-from streams.report import StepReport
+from streams.report import BatchReport
 
 PREFIX = "touchstream_"
 EVENTS = ("touch", "conversion")
@@ -281,19 +280,6 @@ SPECS = (
         labels=("version",),
     ),
 )
-
-
-@dataclass(slots=True)
-class BatchReport(StepReport):
-    """What one step did, in plain numbers.
-
-    `credited_by_model`: attribution model → conversions credited for the first time. `credited_at` (inherited):
-    (event time, record time) in epoch ms of conversions credited in this step.
-    """
-
-    conversions_dropped: int = 0
-    misrouted: int = 0
-    credited_by_model: Counter[str] = field(default_factory=Counter)
 
 
 @dataclass(slots=True)

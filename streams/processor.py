@@ -46,8 +46,10 @@ from state.recent import RecentConversions
 from state.store import Fenced, Lost, StoreError, Unreachable, Writes
 from streams.decode import Decoder, Taken, TakenTouch
 from streams.gate import Gate, Held
-from streams.metrics import BatchReport, Position
+from streams.metrics import Position
 from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, Uncertain
+from streams.report import BatchReport
+from streams.routing import misrouted
 from streams.transport import Batch, Consumer
 
 log = logging.getLogger("touchstream.processor")
@@ -372,8 +374,15 @@ class PartitionTask:
             if batch.conversions:
                 self._read = (self._read[0], batch.conversions[-1].offset + 1)
                 self._last_ms = (self._last_ms[0], batch.conversions[-1].timestamp)
+        self._count_misrouted(batches, report)
         report.stage("decode", started)
         return self._up_to_committed(taken) if self.replaying else taken
+
+    def _count_misrouted(self, batches: Sequence[Batch], report: BatchReport) -> None:
+        partitions = self._owned_by().partitions(self.touches.topic)
+        for batch in batches:
+            for records in (batch.touches, batch.conversions):
+                report.misrouted += misrouted(records, self.partition, partitions) if records else 0
 
     def _up_to_committed(self, taken: Taken) -> Taken:
         """Nothing at or beyond either committed offset may be decided before both are reached."""

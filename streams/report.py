@@ -1,4 +1,4 @@
-"""What one step did, in plain numbers: counted in the step, recorded as metrics once when it is over."""
+"""What one batch did, in plain numbers: counted in the step, recorded as metrics once when it is over."""
 
 import time
 from collections import Counter
@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 
 @dataclass(slots=True)
-class StepReport:
+class BatchReport:
     """Counts of one step of one partition number; times in seconds."""
 
     partition: int
@@ -16,6 +16,7 @@ class StepReport:
     touches_dead: int = 0
     conversions_accepted: int = 0
     conversions_duplicate: int = 0
+    conversions_dropped: int = 0
     conversions_dead: int = 0
     dead_by_reason: Counter[str] = field(default_factory=Counter)
     credited: int = 0
@@ -27,7 +28,10 @@ class StepReport:
     tombstones: int = 0
     mismatched: int = 0
     replayed: int = 0
+    misrouted: int = 0
     transactions: int = 0
+    # Attribution model → conversions credited for the first time.
+    credited_by_model: Counter[str] = field(default_factory=Counter)
     stages: dict[str, float] = field(default_factory=dict)
     # (event time, record time) of the conversions credited, epoch ms
     credited_at: list[tuple[int, int]] = field(default_factory=list)

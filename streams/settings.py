@@ -51,7 +51,6 @@ class ProcessingSettings(Section):
     workers: Annotated[int, Field(ge=1, le=256, description="worker processes that `run` supervises")] = 1
     fetch_records: Annotated[int, Field(ge=1, le=100_000, description="records of one fetched batch")] = 4000
     step_records: Annotated[int, Field(ge=1, le=100_000, description="records of one step: a batch of state")] = 8000
-    batches_max: Annotated[int, Field(ge=1, le=64, description="fetched batches a partition may have in flight")] = 4
     held_max: Annotated[int, Field(ge=1, le=1_000_000, description="conversions of a partition held by the gate")] = (
         20_000
     )
@@ -163,6 +162,14 @@ class RedisSettings(Section):
 
     url: str = "redis://localhost:6379/0"
     cluster: bool = False
+
+    @field_validator("cluster")
+    @classmethod
+    def _cluster(cls, value: bool) -> bool:
+        # Taken for granted it would end in MOVED answers at the first batch; refused, it is known at the start.
+        if value:
+            raise ValueError("Redis Cluster is not there yet; name a single Redis or Valkey")
+        return value
 
     @field_validator("url")
     @classmethod

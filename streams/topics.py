@@ -6,6 +6,7 @@ and journeys would be torn in two. The way out of a wrong count is a new prefix 
 """
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ FOREVER = -1
 PARTITIONS_DEFAULT = 4
 REPLICATION_WANTED = 3
 CONNECT_SECONDS = 10  # a broker that does not answer within this is reported as unreachable
+LOOK_SECONDS = 0.02  # between two looks at a change that takes milliseconds
 READY_SECONDS = 30  # a created topic shows up in the metadata within milliseconds; longer means trouble
 RETENTION_MARGIN_MS = DAY_MS  # clocks, lag and the roll of a segment; without it the last day may be cut
 DEAD_LETTERS_MS = 30 * DAY_MS
@@ -209,6 +211,7 @@ async def apply(settings: Settings, partitions: int | None = None, replication: 
         if not any(difference.blocking for difference in found):
             await _create(client, settings, cluster, partitions, replication=replication)
             await _alter(client, cluster, found)
+            await _until_mended(client, settings, partitions)
         return found
 
 
@@ -279,7 +282,7 @@ async def _until_visible(client: Any, wanted: set[str]) -> None:
             described = await client.describe_topics(sorted(wanted))
             if all(not topic["error_code"] and _led(topic) for topic in described):
                 return
-            await asyncio.sleep(0.02)  # between two looks, bounded by the deadline above
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 def _led(topic: dict[str, Any]) -> bool:
@@ -301,6 +304,16 @@ async def _alter(client: Any, cluster: Cluster, differences: Iterable[Difference
             if code:
                 why = f"{for_code(code).__name__}: {message or ''}".rstrip(": ")
                 raise RunFailed("T203", "settings of a topic could not be changed", name, why)
+
+
+async def _until_mended(client: Any, settings: Settings, partitions: int | None) -> None:
+    """Return once the broker tells what the controller was told: with KRaft that takes some milliseconds."""
+    deadline = time.monotonic() + READY_SECONDS
+    while left := compare(settings, await read_cluster(client, settings), partitions):
+        if time.monotonic() > deadline:
+            where = f"{left[0].topic}: {left[0].setting} is {left[0].found}, not {left[0].wanted}"
+            raise RunFailed("T204", "the cluster does not take what was sent", where, "", "look into its log")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 async def read_cluster(client: Any, settings: Settings) -> Cluster:

@@ -152,6 +152,10 @@ class Consumer(driver.Consumer):
         """Batches of another number than this one are of an earlier claim."""
         return self._incarnation[partition]
 
+    def partitions(self, topic: str) -> int:
+        """How many partitions the topic has; 1 while that is not known, which is before any record comes."""
+        return self.topic_partitions(topic) or 1
+
     def hold_back(self, tp: TP, yes: bool) -> None:
         """Stop asking for a topic partition for a while, or go on; for the bound on held conversions."""
         if yes:

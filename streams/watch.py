@@ -9,7 +9,8 @@ from typing import Any
 from prometheus_client import CollectorRegistry
 
 from models.policy import Policy
-from streams.metrics import BatchReport, Metrics
+from streams.metrics import Metrics
+from streams.report import BatchReport
 from streams.settings import WebSettings
 from streams.web.health import DeadLetterTrip, Health, Reported
 from streams.web.pages import build_pages

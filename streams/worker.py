@@ -19,13 +19,14 @@ from collections import Counter
 from dataclasses import fields
 from typing import Any
 
+import stamina
 from aiokafka.errors import KafkaConnectionError
 from redis.exceptions import RedisError
 
 from state.store import Unreachable
 from streams.errors import EXIT_RESTART, ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
-from streams.metrics import BatchReport
 from streams.processor import StartError
+from streams.report import BatchReport
 from streams.settings import Settings
 from streams.transport import CoPartitioningError
 
@@ -74,6 +75,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
+    # Otherwise retries are printed to standard output where structlog happens to be installed.
+    stamina.instrumentation.set_on_retry_hooks([stamina.instrumentation.LoggingOnRetryHook])
     totals = Totals()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     with asyncio.Runner(loop_factory=_new_loop) as runner:

@@ -3,7 +3,6 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -26,10 +25,9 @@ def _elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TOUCHSTREAM_CONFIG", raising=False)
 
 
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with embedded.broker() as running:
-        yield running.url
+@pytest.fixture
+def broker(embedded_broker: embedded.Broker) -> str:
+    return embedded_broker.url
 
 
 def listed(help_text: str) -> list[str]:

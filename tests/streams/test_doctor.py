@@ -1,29 +1,35 @@
 """The doctor finds what would make credits wrong, says so with a fix, and ends with the right exit code."""
 
 import asyncio
-from collections.abc import Iterator
 from dataclasses import replace
 
 import pytest
 from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
-from streams import embedded, topics
+from streams import topics
 from streams.doctor import Check, examine, exit_code, partition_of, topic_checks
 from streams.settings import Settings, load_settings
 from streams.topics import TABLE, Cluster, Found, name_of, wanted_settings
 
-
-@pytest.fixture(scope="module")
-def broker() -> Iterator[str]:
-    with embedded.broker() as running:
-        yield running.url
+PAIRS = [("embedded_broker", "embedded_valkey"), pytest.param(("kafka", "debian_redis"), marks=pytest.mark.slow)]
 
 
-@pytest.fixture(scope="module")
-def redis() -> Iterator[str]:
-    with embedded.valkey() as running:
-        yield running.url
+@pytest.fixture(scope="module", params=PAIRS)
+def pair(request: pytest.FixtureRequest) -> tuple[str, str]:
+    """Addresses of Kafka and Redis: the embedded ones, and in the slow suite Apache's and Debian's."""
+    broker, redis = (request.getfixturevalue(name) for name in request.param)
+    return str(broker.url), str(redis.url)
+
+
+@pytest.fixture
+def broker(pair: tuple[str, str]) -> str:
+    return pair[0]
+
+
+@pytest.fixture
+def redis(pair: tuple[str, str]) -> str:
+    return pair[1]
 
 
 def settings_for(broker: str, redis: str, prefix: str) -> Settings:

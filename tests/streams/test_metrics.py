@@ -14,7 +14,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from models.outcome import Reason
 from streams.errors import EXIT_CONNECT, ConnectError
-from streams.metrics import EVENTS, OUTCOMES, SPECS, BatchReport, Metrics, Position, as_markdown
+from streams.metrics import EVENTS, OUTCOMES, SPECS, Metrics, Position, as_markdown
+from streams.report import BatchReport
 from streams.web.health import DeadLetterTrip, Health, Reported
 from streams.web.pages import build_pages
 from streams.web.server import PORT_DEFAULT, Server, serve

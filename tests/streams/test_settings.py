@@ -1,5 +1,7 @@
 """Settings: precedence, hints, line numbers, and values that cannot be."""
 
+import json
+import re
 from pathlib import Path
 
 import pytest
@@ -100,6 +102,7 @@ def test_every_unknown_key_is_told_with_its_line_and_the_nearest_name(tmp_path: 
         ("[models.position_based]\nfirst = 0.6\nlast = 0.6\n", "more than 1"),
         ('[attribution]\nmodels = ["linaer"]\n', "did you mean 'linear'"),
         ("[web]\nport = 70000\n", "65535"),
+        ("[redis]\ncluster = true\n", "not there yet"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_a_reason(tmp_path: Path, text: str, told: str) -> None:
@@ -288,3 +291,34 @@ def test_set_without_key_or_value_is_refused(text: str) -> None:
 def test_dotted_paths_become_tables() -> None:
     """None means not given, so that flags can be passed on as they are."""
     assert nest({"a.b.c": 1, "a.d": None, "a.b.e": 2}) == {"a": {"b": {"c": 1, "e": 2}}}
+
+
+def documented() -> str:
+    return (Path(__file__).parents[2] / "docs" / "configuration.md").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("section", ["attribution", "processing", "kafka", "redis", "web", "credits"])
+def test_every_setting_is_documented(section: str) -> None:
+    """docs/configuration.md names each key of each table; a setting that nobody can find does not exist."""
+    table = Settings.model_fields[section].annotation
+    assert table is not None
+    text = documented()
+    assert f"`[{section}]`" in text
+    missing = [name for name in table.model_fields if f"`{name}`" not in text]
+    assert missing == []
+
+
+def test_the_documented_example_is_accepted(tmp_path: Path) -> None:
+    """The file shown in docs/configuration.md is read without an error."""
+    example = documented().partition("```toml\n")[2].partition("```")[0]
+    assert example.count("\n") > 5
+    load_settings(write(tmp_path, example), environ={})
+
+
+def test_the_documented_defaults_are_those_of_the_code() -> None:
+    """Each row of the tables in docs/configuration.md gives the default that holds without a file."""
+    rows = re.findall(r"^\| `([a-z_]+)` \| `([^`]+)` \|", documented(), re.MULTILINE)
+    values = {key: value for table in Settings().model_dump(mode="json").values() for key, value in table.items()}
+    wrong = {key: (told, values[key]) for key, told in rows if told not in (str(values[key]), json.dumps(values[key]))}
+    assert len(rows) > 25
+    assert wrong == {}

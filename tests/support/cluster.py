@@ -1,0 +1,349 @@
+"""Workers under fault: real processes over one prefix of a broker and a Redis, their input, and how they end.
+
+Everything happens in the loop of `Cluster.until`: it sends the next wave of input, starts dead workers again, and
+looks at the condition. So a fault that a test causes between two looks falls under load, and no thread is about.
+"""
+
+import asyncio
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import time
+import uuid
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from aiokafka.client import AIOKafkaClient
+from aiokafka.protocol.group import LeaveGroupRequest
+from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka.admin import AdminClient
+from redis import Redis
+
+from state import keys
+from streams import topics
+from streams.app import group_of, topics_of
+from streams.crash import VARIABLE
+from streams.errors import EXIT_RESTART
+from streams.settings import Settings
+from streams.worker import spawn
+from tests.support import worlds
+
+PARTITIONS = 4
+# A fence, not a claim: the slowest scenario waits for two sessions of six seconds on a busy machine.
+DEADLINE_S = 90.0
+POLL_S = 0.01
+WAVE_S = 0.04
+ADMIN_S = 20.0
+STOP_S = 40.0
+STARTS_MAX = 12
+
+Wave = list[tuple[str, bytes, bytes]]
+Applied = tuple[int, int]
+
+
+class Ended(NamedTuple):
+    """A worker that has ended: the place of its start in the crew, and the exit code (negative: a signal)."""
+
+    number: int
+    code: int
+
+
+def small_settings(broker: str, redis: str, **attribution: Any) -> Settings:
+    """Settings under a prefix of their own, cut into small batches, so that there are many steps to die in."""
+    return Settings(
+        attribution={"allowed_lateness": "2s", **attribution},
+        processing={
+            "settle": "50ms",
+            "fetch_records": 40,
+            "step_records": 80,
+            "commit_interval": "300ms",
+            "session_timeout": "6s",
+        },
+        kafka={"broker": broker, "prefix": f"faults-{uuid.uuid4().hex[:10]}"},
+        redis={"url": redis},
+        web={"port": 0},
+    )
+
+
+# -- input
+
+
+def draw_waves(
+    seed: int, names: tuple[str, str], *, waves: int = 50, people: int = 110, quiet: int = 200
+) -> list[Wave]:
+    """About 3,000 touches and 350 records of conversions, shuffled, so that many come late or before their create.
+
+    Some are worlds of the edge cases (duplicates, restates, retracts, ties), more are touches of people who never
+    convert, and one in a hundred is broken JSON with bytes of its own.
+    """
+    rng = random.Random(seed)
+    world = worlds.draw(seed, people=people)
+    touches = world.touches + [_quiet_touch(rng, number, quiet) for number in range(2_300)]
+    lines: list[Wave] = []
+    for topic, records in zip(names, (touches, world.conversions), strict=True):
+        keyed = [(topic, r["person_id"].encode(), worlds.line(r).encode()) for r in records]
+        keyed += [(topic, b"broken", f'{{"broken": {n}'.encode()) for n in range(len(keyed) // 100)]
+        rng.shuffle(keyed)
+        lines.append(keyed)
+    return [[line for kind in lines for line in kind[n::waves]] for n in range(waves)]
+
+
+def _quiet_touch(rng: random.Random, number: int, people: int) -> worlds.Record:
+    return {
+        "event_id": f"quiet-{number}",
+        "person_id": f"quiet-p{rng.randrange(people)}",
+        "occurred_at": worlds.START_MS + rng.randrange(30 * worlds.DAY_MS),
+        "channel": rng.choice(worlds.CHANNELS),
+    }
+
+
+# -- workers
+
+
+class Worker:
+    """One start of a worker process; its log is kept for a failing test."""
+
+    def __init__(self, number: int, settings: Settings, crash: str | None, log: Path) -> None:
+        self.number, self.log, self.crash = number, log, crash
+        env = {name: value for name, value in os.environ.items() if name != VARIABLE}
+        if crash is not None:
+            env[VARIABLE] = crash
+        with log.open("wb") as file:
+            self.process = spawn(settings, number, stdout=subprocess.DEVNULL, stderr=file, env=env)
+        self.pid = self.process.pid
+
+    @property
+    def is_alive(self) -> bool:
+        return self.process.poll() is None
+
+    def signal(self, number: signal.Signals) -> None:
+        self.process.send_signal(number)
+
+    def is_stopped(self) -> bool:
+        """SIGSTOP has taken effect: the state behind the name in /proc is T."""
+        return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
+
+    def said(self) -> str:
+        return f"--- worker {self.number} ({self.crash or 'no crash point'})\n{self.log.read_text(errors='replace')}"
+
+    def end(self) -> None:
+        """Kill it if it is still there, stopped or not."""
+        self.process.kill()
+        self.process.wait()
+        if self.process.stdin is not None:
+            with contextlib.suppress(BrokenPipeError):
+                self.process.stdin.close()
+
+
+@dataclass
+class Cluster:
+    """One prefix with its input and its workers. Made by `cluster` below.
+
+    `crashes` are the crash points of the starts to come, in their order; starts beyond them have none.
+    `evict`: a worker that died is taken out of its group at once, as the coordinator would do when its session ends.
+    """
+
+    settings: Settings
+    folder: Path
+    waves: list[Wave]
+    crashes: list[str | None] = field(default_factory=list)
+    evict: bool = True
+    workers: list[Worker] = field(default_factory=list)
+    ended: list[Ended] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        self.names = topics_of(self.settings)
+        self.sent = 0
+        self._ends: dict[tuple[str, int], int] = {}
+        self._next_wave_s = 0.0
+        self._bootstrap = ",".join(self.settings.kafka.bootstrap_servers())
+        self._producer = Producer(
+            {"bootstrap.servers": self._bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, "acks": "all"}
+        )
+        self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
+        self.redis = Redis.from_url(self.settings.redis.url)
+
+    # input
+
+    def send_wave(self) -> None:
+        """Send the next wave and wait until the broker has it."""
+        for topic, key, value in self.waves.pop(0):
+            self._producer.produce(topic, value, key, on_delivery=self._delivered)
+            self.sent += 1
+        assert self._producer.flush(ADMIN_S) == 0, "the broker did not take the input"
+
+    def send_waves(self, count: int) -> None:
+        for _ in range(count):
+            self.send_wave()
+
+    def _delivered(self, error: KafkaError | None, message: Message) -> None:
+        assert error is None, str(error)
+        place, offset = (str(message.topic()), message.partition() or 0), message.offset()
+        assert offset is not None
+        self._ends[place] = max(self._ends.get(place, 0), offset + 1)
+
+    # workers
+
+    def start(self, crash: str | None = None, settings: Settings | None = None) -> Worker:
+        """Start a worker, by default with the next of `crashes`."""
+        assert len(self.workers) < STARTS_MAX, f"too many starts\n{self.said()}"
+        if crash is None and self.crashes:
+            crash = self.crashes.pop(0)
+        number = len(self.workers)
+        worker = Worker(number, settings or self.settings, crash, self.folder / f"worker-{number}.log")
+        self.workers.append(worker)
+        return worker
+
+    @property
+    def alive(self) -> list[Worker]:
+        seen = {ended.number for ended in self.ended}
+        return [worker for worker in self.workers if worker.number not in seen]
+
+    def tend(self) -> None:
+        """Start again what a signal killed or ended with 75, as the supervisor does; anything else is a failure."""
+        for worker in self.alive:
+            code = worker.process.poll()
+            if code is None:
+                continue
+            self.ended.append(Ended(worker.number, code))
+            if code != 0:
+                assert code == EXIT_RESTART or code < 0, f"worker {worker.number} ended with {code}\n{self.said()}"
+                if self.evict and not self.alive:
+                    self.evict_members(self.members())
+                self.start()
+
+    def until(self, done: Callable[[], bool], what: str, *, feeding: bool = True) -> None:
+        """Feed and tend until the condition holds. AssertionError with all logs after the deadline."""
+        deadline = time.monotonic() + DEADLINE_S
+        while True:
+            self.tend()
+            if done():
+                return
+            now_s = time.monotonic()
+            assert now_s < deadline, f"not within {DEADLINE_S:g} s: {what}; {self.progress()}\n{self.said()}"
+            if feeding and self.waves and now_s >= self._next_wave_s:
+                self._next_wave_s = now_s + WAVE_S
+                self.send_wave()
+            else:
+                time.sleep(POLL_S)  # between two looks, bounded by the deadline above
+
+    def until_all_applied(self) -> None:
+        """Everything of the input is sent, and applied in every partition."""
+        self.until(lambda: not self.waves and self.applied() == self.ends(), "all input applied")
+
+    def until_records(self, count: int) -> None:
+        """So many records have been applied, of those that there will be."""
+        self.until(lambda: self.records_applied() >= count, f"{count} records applied")
+
+    def stop(self) -> None:
+        """Ask all workers to end, in good order: each must end with 0."""
+        for worker in self.alive:
+            worker.signal(signal.SIGTERM)
+        self.until(lambda: not self.alive, "workers stopped", feeding=False)
+        codes = [ended.code for ended in self.ended[-1:]]
+        assert codes == [0], f"{self.ended}\n{self.said()}"
+
+    def said(self) -> str:
+        return "\n".join(worker.said() for worker in self.workers)
+
+    def codes(self) -> list[int]:
+        """Exit codes in the order in which workers ended."""
+        return [ended.code for ended in self.ended]
+
+    # what can be seen from outside
+
+    def ends(self) -> list[Applied]:
+        """Per partition the next offsets of touches and conversions after all that was sent."""
+        n = self.names
+        return [(self._ends.get((n.touches, p), 0), self._ends.get((n.conversions, p), 0)) for p in range(PARTITIONS)]
+
+    def applied(self) -> list[Applied]:
+        """Per partition what the store says; (-1, -1) where it says nothing."""
+        names = [keys.prefix(self.settings.kafka.prefix, p) + keys.APPLIED for p in range(PARTITIONS)]
+        found: Sequence[bytes | None] = self.redis.mget(names)  # type: ignore[assignment]
+        return [_offsets(text) for text in found]
+
+    def records_applied(self) -> int:
+        return sum(max(0, n) for offsets in self.applied() for n in offsets)
+
+    def committed(self) -> list[Applied]:
+        """Per partition the offsets of the group; -1 where there are none."""
+        n = self.names
+        parts = [TopicPartition(topic, p) for p in range(PARTITIONS) for topic in (n.touches, n.conversions)]
+        with _closing(
+            Consumer({"bootstrap.servers": self._bootstrap, "group.id": group_of(self.settings)})
+        ) as consumer:
+            found = consumer.committed(parts, timeout=ADMIN_S)
+        offsets = [part.offset if part.offset >= 0 else -1 for part in found]
+        return list(zip(offsets[::2], offsets[1::2], strict=True))
+
+    def progress(self) -> str:
+        return f"applied {self.applied()} of {self.ends()}, committed {self.committed()}, {len(self.waves)} waves left"
+
+    # the group
+
+    def members(self) -> set[str]:
+        """The ids of the group's members."""
+        group = group_of(self.settings)
+        described = self._admin.describe_consumer_groups([group], request_timeout=ADMIN_S)[group].result(ADMIN_S)
+        return {member.member_id for member in described.members}
+
+    def evict_members(self, members: set[str]) -> None:
+        """Take members out of the group, which is all that the end of a session does."""
+        asyncio.run(self._leave(members))
+
+    async def _leave(self, members: set[str]) -> None:
+        client = AIOKafkaClient(**self.settings.kafka.client_options())
+        await client.bootstrap()
+        try:
+            for member in members:
+                request = LeaveGroupRequest(group_of(self.settings), member)
+                await asyncio.wait_for(client.send(client.get_random_node(), request), ADMIN_S)
+        finally:
+            await client.close()
+
+    # the end
+
+    def close(self) -> None:
+        """End every process, whatever state it is in, and remove the keys."""
+        for worker in self.workers:
+            worker.end()
+        for partition in range(PARTITIONS):
+            names = list(
+                self.redis.scan_iter(match=keys.prefix(self.settings.kafka.prefix, partition) + b"*", count=2000)
+            )
+            if names:
+                self.redis.unlink(*names)
+        self.redis.close()
+
+
+def _offsets(text: bytes | None) -> Applied:
+    if text is None:
+        return -1, -1
+    touches, conversions, *_ = (int(part) for part in text.split(b","))
+    return touches, conversions
+
+
+@contextlib.contextmanager
+def _closing(consumer: Consumer) -> Iterator[Consumer]:
+    try:
+        yield consumer
+    finally:
+        consumer.close()
+
+
+@contextlib.contextmanager
+def cluster(settings: Settings, folder: Path, seed: int, **changes: Any) -> Iterator[Cluster]:
+    """A cluster with its topics made and its input drawn; all its processes are gone when the block ends."""
+    names = topics_of(settings)
+    asyncio.run(topics.ensure(settings, PARTITIONS))
+    waves = draw_waves(seed, (names.touches, names.conversions))
+    made = Cluster(settings, folder, waves, **changes)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -31,6 +31,7 @@ QUIET_SECONDS = 10.0
 def main() -> int:
     """Run, print each measurement, write the report. Exit 1 where a run failed or an output was wrong."""
     o = options()
+    systems = chosen(o)
     signal.signal(signal.SIGTERM, _leave)
     work = Path(tempfile.mkdtemp(prefix="touchstream-bench-"))
     servers: list[Kafka | Redis] = []
@@ -39,7 +40,7 @@ def main() -> int:
         servers.append(kafka)
         redis = Redis(work / "redis")
         servers.append(redis)
-        return compare(o, kafka, redis, work)
+        return compare(o, systems, kafka, redis, work)
     finally:
         for server in reversed(servers):
             server.child.stop()
@@ -61,25 +62,26 @@ def options() -> argparse.Namespace:
 
 def chosen(o: argparse.Namespace) -> list[System]:
     """The configurations asked for; an unknown name is an error."""
-    systems = every(o.touchstream) + (variants() if o.variants else [])
+    known = every(o.touchstream) + variants()
     if not o.only:
-        return systems
-    known, wanted = every(o.touchstream) + variants(), o.only.split(",")
-    found = [s for s in known if s.name in wanted] or [s for s in known if s.name.startswith(tuple(wanted))]
-    missing = [w for w in wanted if not any(s.name.startswith(w) for s in found)]
-    if missing:
-        raise SystemExit(f"unknown: {', '.join(missing)}; known: {', '.join(s.name for s in known)}")
-    return found
+        return known if o.variants else every(o.touchstream)
+    names = {s.name: s for s in known}
+    found: dict[str, System] = {}
+    for wanted in o.only.split(","):
+        hits = [names[wanted]] if wanted in names else [s for s in known if s.name.startswith(wanted)]
+        if not hits:
+            raise SystemExit(f"unknown: {wanted}; known: {', '.join(names)}")
+        found |= {s.name: s for s in hits}
+    return list(found.values())
 
 
-def compare(o: argparse.Namespace, kafka: Kafka, redis: Redis, work: Path) -> int:
+def compare(o: argparse.Namespace, systems: list[System], kafka: Kafka, redis: Redis, work: Path) -> int:
     """First round, interleaved rounds, the spoiled run, latency, report."""
     touches = int(TOUCHES * o.scale)
     data = generate(kafka.bootstrap, PREFIX, touches, PARTITIONS)
     print(data, flush=True)
     bench = Bench(kafka, redis, data, work)
     failures: list[str] = []
-    systems = chosen(o)
     first = [m for s in systems if (m := once(bench, s, 0, failures, check=True))]
     rounds: list[Measured] = []
     finalists = best(systems, first)

@@ -13,7 +13,8 @@ from dataclasses import asdict, dataclass
 
 import msgspec
 from confluent_kafka import Producer
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 SEED = 7
 START_MS = 1_760_000_000_000
@@ -54,7 +55,8 @@ def generate(
 ) -> DataSet:
     """Create `<prefix>.touches` and `<prefix>.conversions` and fill them; `late` and `duplicates` are fractions.
 
-    A late touch keeps its event time and is produced a fifth of the data set later; a duplicate is the same record again.
+    A late touch keeps its event time and is produced a fifth of the data set later; a duplicate is the same record
+    again.
     """
     _create(broker, [f"{prefix}.touches", f"{prefix}.conversions"], partitions)
     producer = Producer(

@@ -5,7 +5,8 @@ import subprocess
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-CACHE = HERE.parent / ".cache" / "bench"
+ROOT = HERE.parent
+CACHE = ROOT / ".cache" / "bench"
 
 
 def class_path(name: str) -> str:
@@ -43,7 +44,7 @@ def quix_python() -> str:
     home = CACHE / f"quix-{_digest([wanted])}"
     python = home / "bin" / "python"
     if not (home / "ready").exists():
-        uv = str(HERE.parent / ".venv" / "bin" / "uv")
+        uv = str(ROOT / ".venv" / "bin" / "uv")
         subprocess.run([uv, "venv", "-q", "--clear", str(home)], check=True)
         subprocess.run([uv, "pip", "install", "-q", "--python", str(python), "-r", str(wanted)], check=True)
         (home / "ready").touch()

@@ -14,17 +14,19 @@ import sys
 import tempfile
 import threading
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import msgspec
 from confluent_kafka import OFFSET_BEGINNING, Consumer, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from bench.generate import CHANNELS
 from bench.processes import Child
 from bench.servers import Kafka, Redis
-from bench.systems import PREFIX, TOUCHSTREAM
+from bench.systems import PREFIX, TOUCHSTREAM, apply_topics
 
 TOUCHES_PER_SECOND = 2_000
 CONVERSIONS_PER_SECOND = 100
@@ -125,14 +127,28 @@ def percentile(ordered: list[float], part: float) -> float:
     return ordered[max(0, -(-int(len(ordered) * part * 1000) // 1000) - 1)] if ordered else float("nan")
 
 
-def latency(broker: str, redis: str, command: str, work: Path, seconds: float, settle: str) -> dict[str, Any]:
-    """Start Touchstream with `settle`, wait for a first credit, send for `seconds`, give the percentiles in ms."""
-    create_topics(broker)
-    words = shlex.split(command.format(broker=broker, redis=redis, workers=1))
-    run = Child(words, work / f"latency-{settle}.log", {"TOUCHSTREAM_PROCESSING__SETTLE": settle})
-    arrivals = Arrivals(broker, f"{PREFIX}.credits")
+@dataclass(frozen=True)
+class Target:
+    """Servers, the command that starts Touchstream on them, and a folder for its log."""
+
+    broker: str
+    redis: str
+    command: str
+    work: Path
+
+
+def latency(target: Target, seconds: float, settle: str) -> dict[str, Any]:
+    """Start Touchstream with `settle`, wait for a first credit, send for `seconds`, give the percentiles in ms.
+
+    Raises RuntimeError when no credit comes.
+    """
+    create_topics(target.broker)
+    apply_topics(target.broker)
+    words = shlex.split(target.command.format(broker=target.broker, redis=target.redis, workers=1))
+    run = Child(words, target.work / f"latency-{settle}.log", {"TOUCHSTREAM_PROCESSING__SETTLE": settle})
+    arrivals = Arrivals(target.broker, f"{PREFIX}.credits")
     try:
-        sender = Sender(broker)
+        sender = Sender(target.broker)
         warm_up(sender, arrivals, run)
         sender.due.clear()
         sender.most_behind = 0.0
@@ -182,11 +198,11 @@ def summary(settle: str, seconds: float, sender: Sender, arrivals: Arrivals, cpu
 
 
 def create_topics(broker: str) -> None:
-    """The two inputs and the credits topic, empty."""
+    """The two inputs, empty."""
     admin = AdminClient({"bootstrap.servers": broker})
     inputs = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
     new = [NewTopic(f"{PREFIX}.{t}", PARTITIONS, 1, config=inputs) for t in ("touches", "conversions")]
-    for future in admin.create_topics([*new, NewTopic(f"{PREFIX}.credits", PARTITIONS, 1)]).values():
+    for future in admin.create_topics(new).values():
         future.result(30)
 
 
@@ -206,7 +222,7 @@ def main() -> None:
             servers.append(kafka)
             redis = Redis(work / "redis")
             servers.append(redis)
-            out = latency(kafka.bootstrap, redis.url, o.touchstream, work, o.latency_seconds, settle)
+            out = latency(Target(kafka.bootstrap, redis.url, o.touchstream, work), o.latency_seconds, settle)
             print(json.dumps(out), flush=True)
         finally:
             for server in reversed(servers):

@@ -7,12 +7,13 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from confluent_kafka import ConsumerGroupState, KafkaException
-from confluent_kafka.admin import AdminClient, NewTopic
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.cimpl import NewTopic
 
 from bench.generate import DataSet
 from bench.processes import Child
 from bench.servers import Kafka, Redis
-from bench.systems import PREFIX, Place, System
+from bench.systems import PREFIX, Place, System, apply_topics
 from bench.verify import verify
 
 POLL_SECONDS = 0.02
@@ -83,7 +84,10 @@ class Bench:
         place = Place(self.kafka.bootstrap, self.redis.url, output, run_id, scratch, self.data.events)
         launch = system.launch(place)
         before = self._groups()
-        self._create(output)
+        if system.family == "Touchstream":
+            apply_topics(self.kafka.bootstrap)
+        else:
+            self._create(output)
         reader = self._reader(system, output, quiet or 1.0)
         children: list[Child] = []
         try:

@@ -10,7 +10,9 @@ from pathlib import Path
 
 import psutil
 
-SAMPLE_SECONDS = 0.1
+from bench.jars import ROOT
+
+SAMPLE_SECONDS = 0.25
 STOP_SECONDS = 10.0
 
 
@@ -26,6 +28,7 @@ class Child:
                 stdout=out,
                 stderr=subprocess.STDOUT,
                 stdin=subprocess.DEVNULL,
+                cwd=ROOT,
                 env={**os.environ, **(env or {})},
                 start_new_session=True,
             )
@@ -71,7 +74,7 @@ class Child:
 
 
 class Usage:
-    """CPU seconds and peak memory of a process tree, sampled ten times a second.
+    """CPU seconds and peak memory of a process tree, sampled four times a second.
 
     A process that ended between two samples keeps its last seen figure, so at most one sample of it is lost.
     Memory is the sum of resident set sizes: pages shared by forked processes count once for each.

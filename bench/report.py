@@ -7,7 +7,7 @@ import re
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -115,43 +115,42 @@ def _by_name(runs: Sequence[Measured]) -> dict[str, list[Measured]]:
     return found
 
 
-def write(
-    directory: Path,
-    data: DataSet,
-    first: list[Measured],
-    rounds: list[Measured],
-    failures: list[str],
-    spoiled: dict[str, Any] | None,
-    latency: list[dict[str, Any]],
-) -> None:
+@dataclass(frozen=True)
+class Results:
+    """All that one benchmark measured; `failures` are runs that gave no measurement."""
+
+    data: DataSet
+    first: list[Measured]
+    rounds: list[Measured]
+    failures: list[str]
+    late_and_duplicates: dict[str, Any] | None
+    latency: list[dict[str, Any]]
+
+
+def write(directory: Path, results: Results) -> None:
     """`RESULTS.md` and `results.json` in `directory`, from measurements only."""
     directory.mkdir(parents=True, exist_ok=True)
     where = machine()
-    content = {
-        "machine": where,
-        "data": asdict(data),
-        "first": [asdict(r) for r in first],
-        "rounds": [asdict(r) for r in rounds],
-        "failures": failures,
-        "late_and_duplicates": spoiled,
-        "latency": latency,
-    }
+    content = {"machine": where, **asdict(results)}
     (directory / "results.json").write_text(json.dumps(content, indent=1) + "\n")
-    ours = sorted({r.system for r in rounds if r.system.startswith("touchstream")})
-    parts = [
+    (directory / "RESULTS.md").write_text("\n".join(part for part in _parts(where, results) if part))
+
+
+def _parts(where: dict[str, str], r: Results) -> list[str]:
+    ours = sorted({m.system for m in r.rounds if m.system.startswith("touchstream")})
+    return [
         "# Benchmark results\n\nWritten by `bench/run.py`; how it measures, and what was tried: `bench/README.md`.\n",
         "\n".join(f"- {k}: {v}" for k, v in where.items()) + "\n",
-        f"{data.touches:,} touches, {data.conversions:,} conversions, 4 partitions, five attribution models;"
-        f" {data.flat:,} flat or {data.grouped:,} grouped output records.\n",
-        "## Rounds, interleaved: median (range)\n\n" + table(rounds) if rounds else "",
-        *("## Ratios within a round\n\n" + r for r in (ratios(rounds, o) for o in ours) if r),
-        "## First round: every configuration once\n\n" + table(first) if first else "",
-        _proof([*first, *rounds]),
-        "## 2 % late touches, 1 % duplicates\n\n" + _pairs(spoiled) if spoiled else "",
-        "## Latency, open loop\n\n" + "\n".join(_pairs(x) for x in latency) if latency else "",
-        "## Runs without a measurement\n\n" + "\n".join(f"- {f}" for f in failures) + "\n" if failures else "",
+        f"{r.data.touches:,} touches, {r.data.conversions:,} conversions, 4 partitions, five attribution models;"
+        f" {r.data.flat:,} flat or {r.data.grouped:,} grouped output records.\n",
+        "## Rounds, interleaved: median (range)\n\n" + table(r.rounds) if r.rounds else "",
+        *("## Ratios within a round\n\n" + t for t in (ratios(r.rounds, o) for o in ours) if t),
+        "## First round: every configuration once\n\n" + table(r.first) if r.first else "",
+        _proof([*r.first, *r.rounds]),
+        "## 2 % late touches, 1 % duplicates\n\n" + _pairs(r.late_and_duplicates) if r.late_and_duplicates else "",
+        "## Latency, open loop\n\n" + "\n".join(_pairs(x) for x in r.latency) if r.latency else "",
+        "## Runs without a measurement\n\n" + "\n".join(f"- {f}" for f in r.failures) + "\n" if r.failures else "",
     ]
-    (directory / "RESULTS.md").write_text("\n".join(p for p in parts if p))
 
 
 def _proof(runs: list[Measured]) -> str:
@@ -165,4 +164,5 @@ def _proof(runs: list[Measured]) -> str:
 
 
 def _pairs(values: dict[str, Any]) -> str:
-    return "| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in values.items())
+    shown = {k: v for k, v in values.items() if not isinstance(v, dict)}
+    return "| | |\n|---|---|\n" + "".join(f"| {k} | {v} |\n" for k, v in shown.items())

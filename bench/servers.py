@@ -1,4 +1,8 @@
-"""Apache Kafka (one KRaft node) and Debian's redis-server, on loopback and free ports, for one benchmark."""
+"""Apache Kafka (one KRaft node) and Debian's redis-server, on loopback and free ports, for one benchmark.
+
+The jars are those of `tests/support/servers.py`. The settings are not: a benchmark wants a broker with the heap,
+rebalance delay and session times of production, and Redis synced each second, as `docker-compose.yml` has it.
+"""
 
 import shutil
 import socket
@@ -11,8 +15,8 @@ import redis
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
 
-from bench.jars import class_path
 from bench.processes import Child
+from tests.support.servers import jars
 
 START_SECONDS = 60.0
 
@@ -52,7 +56,7 @@ class Kafka:
             "log.segment.delete.delay.ms": "1000",
         }
         properties.write_text("".join(f"{k}={v}\n" for k, v in settings.items()))
-        classes = class_path("broker")
+        classes = str(jars() / "*")
         cluster = uuid.uuid4().hex[:22]
         subprocess.run(
             ["java", "-cp", classes, "kafka.tools.StorageTool", "format", "-t", cluster, "-c", str(properties)],

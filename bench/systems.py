@@ -7,20 +7,29 @@ before claim and first fetch (in its disfavour).
 """
 
 import shlex
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
-from bench.jars import HERE, class_path, quix_python
+from bench.jars import HERE, ROOT, class_path, quix_python
 
 PREFIX = "bench"
+APPLY_SECONDS = 60
 TOUCHES, CONVERSIONS = f"{PREFIX}.touches", f"{PREFIX}.conversions"
 TOUCHSTREAM = (
     ".venv/bin/touchstream run --broker kafka://{broker} --redis {redis} --config bench/touchstream.toml"
     " --workers {workers}"
 )
+
+
+def apply_topics(broker: str) -> None:
+    """Let Touchstream create its own topics beside the inputs, as its users do; raises when it cannot."""
+    program = str(ROOT / ".venv" / "bin" / "touchstream")
+    words = ["topics", "apply", "--broker", f"kafka://{broker}", "--config", str(HERE / "touchstream.toml")]
+    subprocess.run([program, *words, "--partitions", "4"], check=True, capture_output=True, timeout=APPLY_SECONDS)
 
 
 @dataclass(frozen=True)

@@ -119,10 +119,12 @@ class Encoder:
 
     def _start(self, c: JourneyConversion, length: int, truncated: bool, revision: int, status: str) -> str:
         account = "" if c.account_id is None else f'"account_id":{quote(c.account_id)},'
+        # A retract takes the value back: readers check that the parts of a set add up to this.
+        whole = 0 if status == "retracted" else c.value_micros
         return (
             f'{{"conversion_id":{_quote_once(c.conversion_id)},"conversion_type":{quote(c.type)},'
             f'"person_id":{_quote_once(c.person_id)},{account}"converted_at":{c.occurred_ms},'
-            f'"conversion_value_micros":{c.value_micros},"currency":{quote(c.currency)},"path_length":{length},'
+            f'"conversion_value_micros":{whole},"currency":{quote(c.currency)},"path_length":{length},'
             f'"path_truncated":{"true" if truncated else "false"},"policy_version":{self._version},'
             f'"status":"{status}","revision":{revision},"attribution_model":"'
         )

@@ -230,11 +230,17 @@ async def ensure(settings: Settings, partitions: int = PARTITIONS_DEFAULT) -> No
 
 
 async def delete(settings: Settings) -> None:
-    """Remove every topic of the prefix; replay does this with a prefix of its own."""
+    """Remove every topic of the prefix; replay does this with a prefix of its own. Returns once they are gone."""
     async with admin_client(settings) as client:
-        cluster = await read_cluster(client, settings)
-        if cluster.topics:
-            await client.delete_topics(sorted(cluster.topics))
+        deadline = time.monotonic() + READY_SECONDS
+        present = (await read_cluster(client, settings)).topics
+        if present:
+            await client.delete_topics(sorted(present))
+        while present := (await read_cluster(client, settings)).topics:
+            if time.monotonic() > deadline:
+                fix = "may this user delete topics? does the cluster allow it (delete.topic.enable)?"
+                raise RunFailed("T205", "topics could not be deleted", ", ".join(sorted(present)), "", fix)
+            await asyncio.sleep(LOOK_SECONDS)
 
 
 async def _create(
@@ -277,16 +283,17 @@ def _refuse_errors(response: Any) -> None:
 
 
 async def _until_visible(client: Any, wanted: set[str]) -> None:
-    async with asyncio.timeout(READY_SECONDS):
-        while True:
-            described = await client.describe_topics(sorted(wanted))
-            if all(not topic["error_code"] and _led(topic) for topic in described):
-                return
-            await asyncio.sleep(LOOK_SECONDS)
+    """Return once every partition of these topics has a leader, so that a client's first record is not refused."""
+    deadline = time.monotonic() + READY_SECONDS
+    while missing := [t["topic"] for t in await client.describe_topics(sorted(wanted)) if not _led(t)]:
+        if time.monotonic() > deadline:
+            raise RunFailed("T202", "a created topic does not come up", ", ".join(missing), "", "look into Kafka's log")
+        await asyncio.sleep(LOOK_SECONDS)
 
 
 def _led(topic: dict[str, Any]) -> bool:
-    return bool(topic["partitions"]) and all(part["leader"] >= 0 for part in topic["partitions"])
+    partitions = topic["partitions"]
+    return not topic["error_code"] and bool(partitions) and all(part["leader"] >= 0 for part in partitions)
 
 
 async def _alter(client: Any, cluster: Cluster, differences: Iterable[Difference]) -> None:

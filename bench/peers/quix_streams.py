@@ -10,11 +10,11 @@ from collections.abc import Sequence
 from typing import Any
 
 import orjson
-from quixstreams import Application, State
+from quixstreams import Application, State  # type: ignore[import-not-found]
 
 BROKER, TOUCHES, CONVERSIONS, OUTPUT, GROUP, STATE_DIR, FORMAT, COMMIT = sys.argv[1:]
 DAY_MS = 86_400_000
-fetched = False
+fetched: list[int] = []  # when the first record came, epoch ms
 
 
 def split(micros: int, shares: Sequence[float]) -> list[int]:
@@ -109,10 +109,9 @@ def flat(
 
 def step(event: dict[str, Any], state: State) -> list[dict[str, Any]]:
     """A touch goes into the journey; a conversion reads it and gives credits."""
-    global fetched
     if not fetched:
-        fetched = True
-        print("first-fetch", int(time.time() * 1000), flush=True)
+        fetched.append(int(time.time() * 1000))
+        print("first-fetch", fetched[0], flush=True)
     journey = state.get_bytes("j", b"")
     if "conversion_id" not in event:
         names = ("event_id", "occurred_at", "channel", "source", "medium", "campaign", "content")

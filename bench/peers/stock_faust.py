@@ -5,6 +5,7 @@ as the others: it says what Faust's own hot path costs, which is why Touchstream
 LIMIT events. Settings come by environment: BROKER, REDIS, TOUCHES, CONVERSIONS, OUTPUT, GROUP, LIMIT, DATADIR.
 """
 
+import itertools
 import json
 import os
 import time
@@ -54,13 +55,12 @@ touches = app.topic(os.environ["TOUCHES"], value_type=Touch)
 conversions = app.topic(os.environ["CONVERSIONS"], value_type=Conversion)
 output = app.topic(os.environ["OUTPUT"], value_serializer="json", key_type=str)
 redis = Redis.from_url(os.environ["REDIS"])
-count = 0
+counter = itertools.count(1)
 
 
 def tick() -> None:
     """Count one event; say when the first and the last one came."""
-    global count
-    count += 1
+    count = next(counter)
     if count in (1, LIMIT):
         word = "first-fetch" if count == 1 else "limit"
         os.write(1, f"\n{word} {int(time.time() * 1000)} {count}\n".encode())

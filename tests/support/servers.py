@@ -14,7 +14,7 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 from confluent_kafka import KafkaException
@@ -31,6 +31,7 @@ DOWNLOAD_TIMEOUT_S = 600
 KAFKA_START_TIMEOUT_S = 90.0
 KAFKA_MAIN = "kafka.Kafka"
 KAFKA_HEAP = "512m"
+APPEND_ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
 
 
 class MissingServer(RuntimeError):
@@ -97,6 +98,7 @@ class ApacheKafka(RunningServer):
     """One KRaft node, broker and controller in one process."""
 
     name = "Apache Kafka"
+    overrides: Mapping[str, object] = {}  # noqa: RUF012 - replaced, never changed
 
     @property
     def bootstrap(self) -> str:
@@ -152,14 +154,14 @@ class ApacheKafka(RunningServer):
             "broker.session.timeout.ms": 3_000,
             "broker.heartbeat.interval.ms": 500,
         }
-        return "".join(f"{name}={value}\n" for name, value in settings.items())
+        return "".join(f"{name}={value}\n" for name, value in {**settings, **self.overrides}.items())
 
 
 class RedisServer(RunningServer):
-    """Debian's redis-server, evicting nothing; it forgets everything when it goes down, unless `appendonly`."""
+    """Debian's redis-server, evicting nothing; it forgets everything when it goes down, unless the options say else."""
 
     name = "Debian's redis-server"
-    appendonly = False
+    options: Sequence[str] = ()
 
     @property
     def url(self) -> str:
@@ -167,35 +169,37 @@ class RedisServer(RunningServer):
         return f"redis://{HOST}:{self.port}/0"
 
     def _command(self) -> list[str]:
-        command = redis_command(redis_binary(), self.port, str(self.folder))
-        return [*command, "--appendonly", "yes", "--appendfsync", "always"] if self.appendonly else command
+        return [*redis_command(redis_binary(), self.port, str(self.folder)), *self.options]
 
     def _await(self, child: Child) -> None:
         child.await_redis(self.port, START_TIMEOUT_S)
 
 
 @contextlib.contextmanager
-def apache_kafka() -> Iterator[ApacheKafka]:
-    """A running node of the version in tests/support/kafka/pom.xml.
+def apache_kafka(overrides: Mapping[str, object] | None = None) -> Iterator[ApacheKafka]:
+    """A running node of the version in tests/support/kafka/pom.xml; `overrides` are server properties.
 
     Raises MissingServer without Java or Maven, ConnectError when it does not come up.
     """
     with _scratch("kafka") as folder:
         server = ApacheKafka(free_port(), folder)
+        server.overrides = overrides or {}
         server.format()
         with _running(server):
             yield server
 
 
 @contextlib.contextmanager
-def redis_server(appendonly: bool = False) -> Iterator[RedisServer]:
-    """A running redis-server; `appendonly` lets its data survive `kill` and `restart`.
+def redis_server(*options: str) -> Iterator[RedisServer]:
+    """A running redis-server; `options` are added to its command line.
+
+    `*APPEND_ALWAYS` lets all that it acknowledged survive `kill` and `restart`.
 
     Raises MissingServer when Debian's package is not installed, ConnectError when it does not come up.
     """
     with _scratch("redis") as folder:
         server = RedisServer(free_port(), folder)
-        server.appendonly = appendonly
+        server.options = options
         with _running(server):
             yield server
 
@@ -229,7 +233,7 @@ def _java(main: str, *arguments: str) -> list[str]:
     quiet = "-Dorg.slf4j.simpleLogger.defaultLogLevel=warn"
     heap = [f"-Xms{KAFKA_HEAP}", f"-Xmx{KAFKA_HEAP}"]
     classpath = str(jars() / "*")
-    return [str(_program("java", "default-jdk-headless")), *heap, quiet, "-cp", classpath, main, *arguments]
+    return [str(program("java", "default-jdk-headless")), *heap, quiet, "-cp", classpath, main, *arguments]
 
 
 def jars() -> Path:
@@ -237,7 +241,7 @@ def jars() -> Path:
 
     Raises MissingServer where that cannot be, for want of Java or Maven.
     """
-    _program("java", "default-jdk-headless")
+    program("java", "default-jdk-headless")
     target = JARS / hashlib.sha256(POM.read_bytes()).hexdigest()[:12]
     JARS.mkdir(parents=True, exist_ok=True)
     with (JARS / "lock").open("w") as lock:
@@ -249,19 +253,20 @@ def jars() -> Path:
 
 def redis_binary() -> Path:
     """Debian's redis-server. Raises MissingServer when its package is not installed."""
-    return _program("redis-server", "redis-server")
+    return program("redis-server", "redis-server")
 
 
 def _fetch_jars(target: Path) -> None:
     part = target.with_suffix(".part")
     shutil.rmtree(part, ignore_errors=True)
-    maven = [str(_program("mvn", "maven")), "--quiet", "--batch-mode", "--file", str(POM)]
+    maven = [str(program("mvn", "maven")), "--quiet", "--batch-mode", "--file", str(POM)]
     command = [*maven, "dependency:copy-dependencies", f"-DoutputDirectory={part}"]
     subprocess.run(command, check=True, stdin=subprocess.DEVNULL, timeout=DOWNLOAD_TIMEOUT_S)
     os.replace(part, target)
 
 
-def _program(name: str, package: str) -> Path:
+def program(name: str, package: str) -> Path:
+    """Where a program is. Raises MissingServer, naming the Debian package that brings it."""
     found = shutil.which(name)
     if found is None:
         raise MissingServer(f"`{name}` is not on this machine: apt-get install {package}")

@@ -22,7 +22,7 @@ from streams.decode import Decoder
 from streams.processor import Limits, PartitionTask, Topics
 from streams.publish import Publisher
 from streams.report import BatchReport
-from streams.settings import Settings
+from streams.settings import SecuritySettings, Settings
 from streams.topics import name_of
 
 log = logging.getLogger("touchstream.app")
@@ -122,6 +122,20 @@ def group_of(settings: Settings) -> str:
     return f"{settings.kafka.prefix}.credit"
 
 
+def credentials(security: SecuritySettings) -> Any:
+    """Faust's form of the TLS and SASL settings; None for a plain connection."""
+    options = security.client_options()
+    context = options.get("ssl_context")
+    if "sasl_mechanism" in options:
+        return faust.SASLCredentials(
+            username=options["sasl_plain_username"],
+            password=options["sasl_plain_password"],
+            mechanism=options["sasl_mechanism"],
+            ssl_context=context,
+        )
+    return None if context is None else faust.SSLCredentials(context)
+
+
 class App(faust.App):
     """Faust's app with the owner that the batch transport asks for."""
 
@@ -138,6 +152,7 @@ def build_app(settings: Settings, report: Callable[[BatchReport], None], journey
         group_of(settings),
         broker=f"{transport.SCHEME}://{','.join(settings.kafka.bootstrap_servers())}",
         broker_client_id="touchstream",
+        broker_credentials=credentials(settings.kafka.security),
         broker_session_timeout=processing.session_timeout / 1000,
         broker_heartbeat_interval=HEARTBEAT_S,
         broker_request_timeout=REQUEST_TIMEOUT_S,

@@ -103,7 +103,7 @@ async def _replay(run: _Run) -> None:
     options, names = run.options, topics_of(run.settings)
     await topics.ensure(run.settings, PARTITIONS)
     store = Redis.from_url(run.settings.redis.url)
-    worker = spawn(run.settings, stdout=subprocess.PIPE)
+    worker = spawn(run.settings, log_level="WARNING", stdout=subprocess.PIPE)
     try:
         by_account = run.settings.policy().journey == "account"
         run.summary.touches = await _send(run, names.touches, options.touches, by_account)
@@ -192,7 +192,7 @@ async def _stop(worker: Any) -> dict[str, int]:
     """Let the worker finish in good order; the totals it reports."""
     worker.terminate()
     out, _ = await asyncio.to_thread(worker.communicate, timeout=STALL_S)
-    if worker.returncode != 0:
+    if worker.returncode != 0 or not out:
         raise RunFailed("T210", "the worker of this replay ended badly", "replay", f"exit code {worker.returncode}")
     totals: dict[str, int] = json.loads(out)
     return totals

@@ -57,9 +57,12 @@ class Totals:
         return json.dumps({name: self._sums[name] for name in self._names})
 
 
-def spawn(settings: Settings, number: int = 0, **popen: Any) -> "subprocess.Popen[bytes]":
+def spawn(settings: Settings, number: int = 0, log_level: str = "INFO", **popen: Any) -> "subprocess.Popen[bytes]":
     """Start a worker process that ends when this one does."""
-    process = subprocess.Popen([sys.executable, "-m", "streams.worker", str(number)], stdin=subprocess.PIPE, **popen)
+    # -P: a folder named `streams` or `models` where the user stands must not be taken for ours.
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "streams.worker", str(number), log_level], stdin=subprocess.PIPE, **popen
+    )
     assert process.stdin is not None
     try:
         process.stdin.write(base64.b64encode(pickle.dumps(settings)) + b"\n")
@@ -72,7 +75,7 @@ def spawn(settings: Settings, number: int = 0, **popen: Any) -> "subprocess.Pope
 def main() -> None:
     """Run a worker until SIGTERM, SIGINT or the end of standard input."""
     settings: Settings = pickle.loads(base64.b64decode(sys.stdin.buffer.readline()))
-    logging.basicConfig(level=logging.INFO, stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    logging.basicConfig(level=sys.argv[2], stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Otherwise retries are printed to standard output where structlog happens to be installed.
@@ -155,7 +158,8 @@ def _say(failure: BaseException) -> int:
 
 
 def _end_with_supervisor() -> None:
-    while sys.stdin.buffer.read(4096):
+    # Not sys.stdin: a thread that waits in its lock would end the interpreter with a fatal error.
+    while os.read(0, 4096):
         pass
     os.kill(os.getpid(), signal.SIGTERM)
 

@@ -98,7 +98,7 @@ class ApacheKafka(RunningServer):
     """One KRaft node, broker and controller in one process."""
 
     name = "Apache Kafka"
-    overrides: Mapping[str, object] = {}  # noqa: RUF012 - replaced, never changed
+    overrides: Mapping[str, object] = {}
 
     @property
     def bootstrap(self) -> str:

@@ -1,0 +1,363 @@
+"""Fakes for the edges of a partition task: a Kafka of one partition number, its transport, a publisher, a store, a clock.
+
+They behave, they are not told what to answer: offsets have gaps where transaction markers lie, a producer is fenced by
+its epoch, a transaction is visible as a whole or not at all. What takes effect is written into one ledger in the order
+in which it took effect (`published`, `saved`, `acked`), so that a wrong order fails a test.
+"""
+
+import asyncio
+import selectors
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+from unittest import mock
+
+from faust.types import TP
+
+from state.memory import MemoryStore
+from state.store import Writes
+from streams import decode, processor
+from streams.processor import Topics
+from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain, records_of
+from streams.transport import BATCHES_IN_FLIGHT, Batch
+
+TOPICS = Topics("touches", "conversions", "credits", "dead-letters")
+TOUCHES, CONVERSIONS = TP(TOPICS.touches, 0), TP(TOPICS.conversions, 0)
+START_MS = 1_714_564_800_000  # 2024-05-01T12:00:00Z
+# A simulated wait of this length means that something never comes.
+LOST_S = 100_000.0
+
+Header = tuple[str, bytes | None]
+
+
+class LogRecord(NamedTuple):
+    """A record as aiokafka hands it out, as far as anybody looks."""
+
+    offset: int
+    timestamp: int
+    key: bytes | None
+    value: bytes | None
+    headers: Sequence[Header] = ()
+
+
+class Credit(NamedTuple):
+    """A record of the credits topic; `transaction` numbers the transaction that brought it."""
+
+    offset: int
+    timestamp: int
+    key: bytes
+    value: bytes | None
+    transaction: int
+
+
+Ledger = list[tuple[Any, ...]]
+
+
+@dataclass
+class Log:
+    """One partition of a topic: its records, the next offset, and where it starts."""
+
+    records: list[LogRecord] = field(default_factory=list)
+    end: int = 0
+    start: int = 0
+
+    def append(
+        self, key: bytes | None, value: bytes | None, record_ms: int, headers: Sequence[Header] = ()
+    ) -> LogRecord:
+        """A record at the end."""
+        record = LogRecord(self.end, record_ms, key, value, headers)
+        self.records.append(record)
+        self.end += 1
+        return record
+
+    def gap(self, count: int = 1) -> None:
+        """Offsets without a record, as markers of a producer's transactions take them."""
+        self.end += count
+
+    def since(self, offset: int) -> Iterator[LogRecord]:
+        """Records at or beyond the offset."""
+        return (r for r in self.records if r.offset >= max(offset, self.start))
+
+
+class Kafka:
+    """What outlives a worker: both input logs, the group's offsets, and what read_committed readers see."""
+
+    def __init__(self) -> None:
+        self.logs = {TOUCHES: Log(), CONVERSIONS: Log()}
+        self.committed: dict[str, int] = {}
+        self.credits: list[Credit] = []
+        self.dead: list[DeadLetter] = []
+        self.epoch = 0
+        self.transactions = 0
+        self.ledger: Ledger = []
+
+    def end(self) -> tuple[int, int]:
+        """The next offset after the last record of each input topic."""
+        touches, conversions = (
+            log.records[-1].offset + 1 if log.records else log.start for log in self.logs.values()
+        )
+        return touches, conversions
+
+    def publish(self, output: Output, offsets: Mapping[str, int]) -> None:
+        """One transaction, whole."""
+        self.transactions += 1
+        for publication in output.publications:
+            for key, value in publication.records:
+                record_ms = publication.source.record_ms
+                self.credits.append(Credit(len(self.credits), record_ms, key, value, self.transactions))
+        self.dead += output.dead
+        self.committed.update(offsets)
+        self.ledger.append(("published", len(records_of(output)), len(output.dead), tuple(offsets.values())))
+
+
+class Publisher:
+    """The transactional producer of one worker. `faults` holds what the next commits meet: see `commit`."""
+
+    def __init__(self, kafka: Kafka, crash_point: Callable[[str], None] = lambda _: None) -> None:
+        self._kafka = kafka
+        self._crash_point = crash_point
+        self._epoch: int | None = None
+        self.faults: deque[str] = deque()
+
+    async def start(self) -> None:
+        await asyncio.sleep(0)
+        self._kafka.epoch += 1
+        self._epoch = self._kafka.epoch
+
+    async def stop(self) -> None:
+        self._epoch = None
+
+    async def commit(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
+        """Faults: `refused` (aborted), `lost` and `unanswered` (uncertain: it did not or did go through)."""
+        if self._epoch is None:
+            raise Refused("the producer is closed")
+        fault = self.faults.popleft() if self.faults else ""
+        await asyncio.sleep(0)
+        self._crash_point("sent")
+        if fault == "refused":
+            raise Refused("a batch was refused")
+        await asyncio.sleep(0)
+        if self._epoch != self._kafka.epoch:
+            raise Superseded("another producer took over")
+        if fault != "lost":
+            self._kafka.publish(output, offsets)
+        if fault:
+            raise Uncertain("no answer to the commit")
+
+
+class Store:
+    """A memory store that notes what it saved. `faults` holds exceptions that the next calls raise.
+
+    A fault that is a pair (`"after"`, exception) strikes when the call has taken effect: its reply was lost.
+    """
+
+    def __init__(self, memory: MemoryStore, ledger: Ledger) -> None:
+        self.memory = memory
+        self.faults: deque[Exception | tuple[str, Exception]] = deque()
+        self.before: Callable[[str], None] = lambda _: None
+        self._ledger = ledger
+
+    async def claim(self, partition: int, token: bytes) -> bytes | None:
+        return await self._call("claim", lambda: self.memory.claim(partition, token))
+
+    async def begin(self, partition: int, token: bytes, applied: bytes) -> None:
+        await self._call("begin", lambda: self.memory.begin(partition, token, applied))
+
+    async def load(self, partition: int, token: bytes, applied: bytes, subkeys: Sequence[bytes]) -> list[bytes | None]:
+        found: list[bytes | None] = await self._call(
+            "load", lambda: self.memory.load(partition, token, applied, subkeys)
+        )
+        return found
+
+    async def save(
+        self, partition: int, token: bytes, applied: bytes, next_applied: bytes, writes: Writes
+    ) -> list[bytes]:
+        async def save() -> list[bytes]:
+            grown = await self.memory.save(partition, token, applied, next_applied, writes)
+            self._ledger.append(("saved", next_applied))
+            return grown
+
+        grown: list[bytes] = await self._call("save", save)
+        return grown
+
+    async def drop(self, partition: int, token: bytes) -> None:
+        await self._call("drop", lambda: self.memory.drop(partition, token))
+
+    async def _call(self, name: str, act: Callable[[], Any]) -> Any:
+        await asyncio.sleep(0)
+        self.before(name)
+        fault = self.faults.popleft() if self.faults else None
+        if isinstance(fault, Exception):
+            raise fault
+        result = await act()
+        if fault is not None:
+            raise fault[1]
+        return result
+
+
+@dataclass
+class Message:
+    """What Faust sees of a batch."""
+
+    value: Batch
+    acked: bool = False
+
+
+@dataclass
+class Event:
+    """A batch on its way to the task."""
+
+    message: Message
+
+
+class Consumer:
+    """The batch transport of one worker, as far as a partition task knows it.
+
+    `fetch` takes records from the log, `batch` hands a part of them out. The rules are those of `streams.transport`:
+    nothing is fetched of what is held back, few batches are in flight, an incarnation a claim.
+    """
+
+    def __init__(self, kafka: Kafka) -> None:
+        self._kafka = kafka
+        self._next: dict[TP, int] = {}
+        self._position: dict[TP, int] = {}
+        self._taken: defaultdict[TP, list[LogRecord]] = defaultdict(list)
+        self._incarnation = 0
+        self._in_flight = 0
+        self.held_back: set[TP] = set()
+        self.handed: list[Message] = []
+
+    # -- what the task asks
+
+    async def offsets(self, kind: str, tps: Iterable[TP]) -> dict[TP, int | None]:
+        await asyncio.sleep(0)
+        logs = self._kafka.logs
+        ask: dict[str, Callable[[TP], int | None]] = {
+            "committed": lambda tp: self._kafka.committed.get(tp.topic),
+            "beginning": lambda tp: logs[tp].start,
+            "end": lambda tp: logs[tp].end,
+        }
+        return {tp: ask[kind](tp) for tp in tps}
+
+    def partitions(self, topic: str) -> int:
+        return 1
+
+    def known_end(self, tp: TP) -> int | None:
+        return self._kafka.logs[tp].end
+
+    def incarnation(self, partition: int) -> int:
+        return self._incarnation
+
+    def hold_back(self, tp: TP, yes: bool) -> None:
+        (self.held_back.add if yes else self.held_back.discard)(tp)
+
+    def has_read(self, tp: TP, processed: int, end: int) -> bool:
+        return processed >= end or (self._next[tp] == processed and self._position[tp] >= end)
+
+    def ack(self, message: Message) -> None:
+        if not message.acked:
+            message.acked = True
+            self._kafka.ledger.append(("acked", message.value.incarnation))
+            if message.value.incarnation == self._incarnation:
+                self._in_flight -= 1
+
+    def invalidate(self, partition: int) -> None:
+        self._incarnation += 1
+        self._in_flight = 0
+        self._taken.clear()
+        self.held_back.clear()
+
+    async def reseek(self, partition: int, starts: Mapping[TP, int]) -> None:
+        self.invalidate(partition)
+        await asyncio.sleep(0)
+        self.seek(starts)
+
+    # -- what a test does
+
+    def seek(self, starts: Mapping[TP, int]) -> None:
+        """Where a claim said that reading starts."""
+        self._taken.clear()
+        self._next.update(starts)
+        self._position.update(starts)
+
+    def fetch(self, tp: TP, count: int) -> None:
+        """Take up to so many records; at the end of the log the position moves past markers too."""
+        if tp in self.held_back or tp not in self._next:
+            return
+        found = list(self._kafka.logs[tp].since(self._next[tp]))
+        taken = found[:count]
+        if taken:
+            self._taken[tp] += taken
+            self._next[tp] = self._position[tp] = taken[-1].offset + 1
+        if len(found) <= count:
+            self._position[tp] = self._kafka.logs[tp].end
+
+    def batch(self, touches: int, conversions: int) -> Event | None:
+        """Hand out so many of the records that were fetched; None where there are none or the window is full."""
+        if self._in_flight >= BATCHES_IN_FLIGHT:
+            return None
+        parts = []
+        for tp, count in ((TOUCHES, touches), (CONVERSIONS, conversions)):
+            taken = self._taken[tp]
+            parts.append(taken[:count])
+            self._taken[tp] = taken[count:]
+        if not any(parts):
+            return None
+        self._in_flight += 1
+        message = Message(Batch(0, *parts, self._incarnation))
+        self.handed.append(message)
+        return Event(message)
+
+
+# Time
+
+
+class Clock:
+    """Machine time of a simulation, seconds; stands in for the `time` module."""
+
+    def __init__(self) -> None:
+        self.now_s = 1_000.0
+
+    def monotonic(self) -> float:
+        return self.now_s
+
+    perf_counter = monotonic
+
+
+class _Selector(selectors.SelectSelector):
+    """Where asyncio would sleep, the clock moves on instead."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__()
+        self._clock = clock
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        if timeout is None:
+            raise RuntimeError("every task waits, and no timer is set: nothing can happen any more")
+        self._clock.now_s += max(timeout, 0.0)
+        return super().select(0)
+
+
+class VirtualLoop(asyncio.SelectorEventLoop):
+    """An event loop in which waiting takes no time; the same program takes the same course each time."""
+
+    def __init__(self, clock: Clock) -> None:
+        super().__init__(_Selector(clock))
+        self._clock = clock
+
+    def time(self) -> float:
+        return self._clock.now_s
+
+
+@contextmanager
+def virtual_time() -> Iterator[asyncio.Runner]:
+    """A runner of coroutines in virtual time, in which the processor and the decoder live too."""
+    clock = Clock()
+    with (
+        mock.patch.object(processor, "time", clock),
+        mock.patch.object(decode, "time", clock),
+        asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner,
+    ):
+        yield runner

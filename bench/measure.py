@@ -6,7 +6,7 @@ import time
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupState, KafkaException
+from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -96,13 +96,12 @@ class Bench:
             for i, command in enumerate(launch.commands):
                 children.append(Child(command, self.work / f"{run_id}-{i}.log", launch.env))
             measured = self._clock(system, number, children, reader, before, bool(quiet))
-            for child in children:
-                child.kill()
+            self._end(system, children)
             return replace(measured, faults=self._faults(output)) if check and not system.limited else measured
         finally:
-            for child in (*children, reader):
-                child.kill()
-            self._remove(run_id, output, before)
+            self._end(system, children)
+            reader.kill()
+            self._remove(run_id, output, before if system.first_fetch == "group" else self._groups())
             shutil.rmtree(scratch, ignore_errors=True)
 
     def _clock(
@@ -134,6 +133,15 @@ class Bench:
             client_peak_mib=sum(c.usage.peak_bytes for c in children) / 2**20,
             redis_peak_mib=self.redis.child.usage.peak_bytes / 2**20 if system.uses_redis else 0.0,
         )
+
+    @staticmethod
+    def _end(system: System, children: list[Child]) -> None:
+        """Touchstream keeps its group's name from run to run, so it is asked to leave; the peers' are new each time."""
+        for child in children:
+            if system.first_fetch == "group":
+                child.stop()
+            else:
+                child.kill()
 
     def _faults(self, output: str) -> tuple[str, ...]:
         # Touchstream's final view is the flat one whatever came late or twice; the grouped form has as many touches.
@@ -218,15 +226,7 @@ class Bench:
         mine += [t for t in extra if t.rsplit(".", 1)[1] not in ("touches", "conversions")]
         for future in self.admin.delete_topics(mine, operation_timeout=30).values():
             future.result(30)
-        groups = sorted(self._groups() - before)
-        deadline = time.monotonic() + 60
-        while groups and time.monotonic() < deadline:
-            left = []
-            for name, future in self.admin.delete_consumer_groups(groups).items():
-                try:
-                    future.result(30)
-                except KafkaException:
-                    left.append(name)
-            groups = left
-            time.sleep(0.5 if left else 0)
+        left = sorted(self._groups() - before)
+        for future in self.admin.delete_consumer_groups(left).values() if left else ():
+            future.result(30)
         self.redis.flush()

@@ -68,7 +68,7 @@ class System:
 
 def kafka_streams(store: str, threads: int, flat: bool, **changes: str) -> System:
     """Kafka Streams, exactly_once_v2."""
-    given = {"layout": "rows", "commit-ms": "500", "cache-mib": "256", "codec": "lz4", "gc": "ParallelGC"} | changes
+    given = {"layout": "append", "commit-ms": "500", "cache-mib": "256", "codec": "lz4", "gc": "ParallelGC"} | changes
 
     def launch(p: Place) -> Launch:
         options = {
@@ -180,7 +180,7 @@ def every(command: str = TOUCHSTREAM) -> list[System]:
 def variants() -> list[System]:
     """Settings that were tried against the defaults above; run them with --only."""
     return [
-        *(kafka_streams("rocksdb", 1, False, layout="append"), kafka_streams("memory", 1, False, layout="append")),
+        *(kafka_streams(store, 1, False, layout="rows") for store in ("rocksdb", "memory")),
         *(kafka_streams("memory", 1, False, **{"commit-ms": ms}) for ms in ("100", "2000", "10000")),
         *(kafka_streams("memory", 2, True, **{"commit-ms": ms}) for ms in ("100", "2000", "10000")),
         kafka_streams("memory", 1, False, **{"cache-mib": "0"}),

@@ -248,8 +248,13 @@ class _Decision:
     def _correct_with_pending(self, conversion_id: str) -> None:
         waiting = [p for p in self._pending if p.correction.conversion_id == conversion_id]
         self._pending = [p for p in self._pending if p.correction.conversion_id != conversion_id]
+        known = self._conversions[conversion_id]
         for p in waiting:
-            self._apply(self._conversions[conversion_id], p.correction)
+            if known.record_ms > p.correction.record_ms + self._rules.policy.corrections_ms:
+                event = Event(p.correction, p.key, p.value, p.headers)
+                self._out.dead.append((event, Reason.NO_CREATE, "the create came later than corrections allows"))
+            else:
+                self._apply(self._conversions[conversion_id], p.correction)
 
     def _correct(self, event: Event) -> None:
         e, out = event.conversion, self._out
@@ -403,7 +408,10 @@ class _Decision:
         earlier = [
             _place(o)
             for o in conversions
-            if not o.retracted and _place(o) < _place(c) and self._rules.of(o.policy_version)[0].credited(o.type)
+            if not o.retracted
+            and _place(o) < _place(c)
+            and o.record_ms <= c.record_ms + self._rules.of(c.policy_version)[0].corrections_ms
+            and self._rules.of(o.policy_version)[0].credited(o.type)
         ]
         return max(earlier)[0] if earlier else None
 

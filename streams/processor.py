@@ -486,7 +486,8 @@ class PartitionTask:
     def _buckets(self, ready: Sequence[Held]) -> range:
         """The buckets of record time in which touches can lie that matter to any open conversion."""
         now_ms = max([self._front_ms, *(held.record_ms for held in ready)])
-        return buckets(now_ms - self._reach_ms, now_ms)
+        # Until a touch is read after a claim, those stored already may be younger than anything known here.
+        return buckets(now_ms - self._reach_ms, now_ms if self._front_ms >= 0 else now_ms + self._rules.late_ms)
 
     async def _load(self, keys: Sequence[bytes], span: range) -> list[bytes | None]:
         subkeys = []

@@ -118,7 +118,8 @@ def names(settings: Settings) -> dict[str, str]:
 def wanted_settings(topic: Topic, settings: Settings, keep_forever: bool = False) -> dict[str, str]:
     """The Kafka settings of a topic. `keep_forever` is for demo and replay, whose records are old."""
     wanted = {
-        "cleanup.policy": topic.cleanup,
+        # What a replay publishes is read once, all of it: compaction would take earlier revisions away.
+        "cleanup.policy": "delete" if keep_forever and topic.name == "credits" else topic.cleanup,
         "message.timestamp.type": "LogAppendTime" if topic.append_time else "CreateTime",
         "max.message.bytes": str(topic.bytes_max),
     }

@@ -1,14 +1,14 @@
-"""Servers of the fault tests."""
+"""Servers of the fault tests: every test runs on the embedded pair, and again, slowly, on Apache Kafka and Redis."""
 
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 
 from streams import embedded
-from streams.embedded import Broker, Valkey
+from tests.support import servers
 from tests.support.cluster import Cluster, cluster, small_settings
 
 # Compaction would take away superseded credits, whose number is what these tests look at.
@@ -17,19 +17,45 @@ NEVER_MS = 3_600_000
 Make = Callable[..., AbstractContextManager[Cluster]]
 
 
+class Pair(NamedTuple):
+    """Addresses of the two servers. `real`: no help from the test where a session has to end by itself."""
+
+    broker: str
+    redis: str
+    real: bool
+
+
 @pytest.fixture(scope="session")
-def uncompacted_broker() -> Iterator[Broker]:
-    """An embedded broker that keeps every record ever published."""
-    with embedded.broker(cleaner_backoff_ms=NEVER_MS) as running:
-        yield running
+def embedded_pair() -> Iterator[Pair]:
+    """A broker that keeps every record ever published, and a Valkey that tests may empty."""
+    with embedded.broker(cleaner_backoff_ms=NEVER_MS) as broker, embedded.valkey() as valkey:
+        yield Pair(broker.url, valkey.url, False)
+
+
+@pytest.fixture(scope="session")
+def real_pair(kafka: servers.ApacheKafka) -> Iterator[Pair]:
+    """Apache Kafka and a redis-server that tests may empty."""
+    try:
+        servers.redis_binary()
+    except servers.MissingServer as error:
+        pytest.skip(str(error))
+    with servers.redis_server() as redis:
+        yield Pair(kafka.url, redis.url, True)
+
+
+@pytest.fixture(params=["embedded", pytest.param("real", marks=pytest.mark.slow)])
+def pair(request: pytest.FixtureRequest) -> Pair:
+    """The servers of this run of the test."""
+    found: Pair = request.getfixturevalue(f"{request.param}_pair")
+    return found
 
 
 @pytest.fixture
-def make(uncompacted_broker: Broker, embedded_valkey: Valkey, tmp_path: Path, seed: int) -> Make:
-    """Makes a cluster on the embedded servers; `redis` and `broker` name others."""
+def make(pair: Pair, tmp_path: Path, seed: int) -> Make:
+    """Makes a cluster on the pair; `redis` names another way to Redis."""
 
-    def made(broker: str = "", redis: str = "", **changes: Any) -> AbstractContextManager[Cluster]:
-        settings = small_settings(broker or uncompacted_broker.url, redis or embedded_valkey.url)
-        return cluster(settings, tmp_path, seed, **changes)
+    def made(redis: str = "", **changes: Any) -> AbstractContextManager[Cluster]:
+        settings = small_settings(pair.broker, redis or pair.redis)
+        return cluster(settings, tmp_path, seed, **{"evict": not pair.real, **changes})
 
     return made

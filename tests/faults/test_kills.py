@@ -16,7 +16,7 @@ COUNTS_IN_STEPS = (2, 13)
 def test_nothing_happens(make: Make) -> None:
     """Without any fault the credits are those of the oracle, and the input is one that restates."""
     with make() as cluster:
-        cluster.send_waves(20)
+        cluster.send_waves(5)
         cluster.start()
         cluster.until_all_applied()
         cluster.stop()
@@ -30,7 +30,7 @@ def test_kill_at_each_crash_point(make: Make, point: str) -> None:
     """A worker killed at this point, and once more after its restart, neither loses nor doubles a credit."""
     first, second = COUNTS.get(point, COUNTS_IN_STEPS)
     with make(crashes=[f"{point}:{first}", f"{point}:{second}"]) as cluster:
-        cluster.send_waves(20)
+        cluster.send_waves(5)
         cluster.start()
         cluster.until_all_applied()
         cluster.stop()

@@ -1,0 +1,97 @@
+"""Redis forgets: everything, or the latest part. Seen while running, repaired from the topics, by itself."""
+
+from redis import Redis
+
+from tests.faults import verdict
+from tests.faults.conftest import Make
+
+Snapshot = dict[bytes, bytes]
+
+# In one step of Redis, so that no half of a batch is in it.
+SNAPSHOT = """
+local found = {}
+for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
+  found[#found + 1] = key
+  found[#found + 1] = redis.call('DUMP', key)
+end
+return found
+"""
+
+
+def test_redis_is_emptied_under_load(make: Make) -> None:
+    """Whatever is lost, twice, and once while it is rebuilt, is rebuilt without a credit too many or too few."""
+    with make() as cluster:
+        cluster.send_waves(5)
+        cluster.start()
+        for records in (700, 1_600, 300):
+            cluster.until_records(records)
+            assert cluster.waves, "all was sent before Redis was emptied"
+            cluster.redis.flushall()
+        cluster.until_all_applied()
+        cluster.stop()
+        assert cluster.codes() == [0], "a worker that can claim again has no need to end"
+        verdict.check(cluster)
+
+
+def test_redis_is_emptied_between_two_batches_of_an_idle_worker(make: Make) -> None:
+    """What is lost while nothing is to do is missed with the next batch, and rebuilt."""
+    with make() as cluster:
+        cluster.send_waves(25)
+        cluster.start()
+        cluster.until(lambda: cluster.applied() == cluster.ends(), "the first half applied", feeding=False)
+        cluster.redis.flushall()
+        cluster.until_all_applied()
+        cluster.stop()
+        assert cluster.codes() == [0]
+        verdict.check(cluster)
+
+
+def test_redis_comes_back_older_under_load(make: Make) -> None:
+    """A store rolled back to what it held a while ago, owner included, is caught up from the topics."""
+    with make() as cluster:
+        cluster.send_waves(5)
+        cluster.start()
+        cluster.until_records(600)
+        before, kept = cluster.records_applied(), snapshot(cluster.redis)
+        cluster.until_records(1_600)
+        assert cluster.waves, "all was sent before Redis was rolled back"
+        roll_back(cluster.redis, kept)
+        assert before <= cluster.records_applied()
+        cluster.until_all_applied()
+        cluster.stop()
+        assert cluster.codes() == [0]
+        assert cluster.workers[0].said().count("claiming again") >= 1, "nobody noticed"
+        verdict.check(cluster)
+
+
+def test_redis_comes_back_older_while_nobody_works(make: Make) -> None:
+    """A worker that starts on a store older than the offsets committed catches up before it decides anything."""
+    with make() as cluster:
+        cluster.send_waves(5)
+        cluster.start()
+        cluster.until_records(600)
+        kept = snapshot(cluster.redis)
+        cluster.until_records(1_600)
+        cluster.stop()
+        roll_back(cluster.redis, kept)
+        cluster.start()
+        cluster.until_all_applied()
+        cluster.stop()
+        assert cluster.codes() == [0, 0]
+        assert "replaying" in cluster.workers[1].said()
+        verdict.check(cluster)
+
+
+def snapshot(redis: "Redis") -> Snapshot:
+    """Every key of the database, at one moment."""
+    found: list[bytes] = redis.eval(SNAPSHOT, 0, "*")  # type: ignore[no-untyped-call, assignment]
+    return dict(zip(found[::2], found[1::2], strict=True))
+
+
+def roll_back(redis: "Redis", kept: Snapshot) -> None:
+    """Put the database back to the snapshot, at one moment."""
+    with redis.pipeline(transaction=True) as pipeline:
+        pipeline.flushall()
+        for key, value in kept.items():
+            pipeline.restore(key, 0, value)
+        pipeline.execute()

@@ -199,12 +199,24 @@ class _Decision:
 
     def _take_event(self, event: Event) -> None:
         e = event.conversion
+        if self._pending:
+            self._give_up_waiting(e.record_ms)
         if e.event_id is not None and self._is_seen(e.event_id):
             self._out.duplicate_conversions += 1
         elif e.action == "create":
             self._create(event)
         else:
             self._correct(event)
+
+    def _give_up_waiting(self, record_ms: int) -> None:
+        """Refuse the corrections that waited for longer than `corrections`, as the journey's next record shows."""
+        oldest_ms = record_ms - self._rules.policy.corrections_ms
+        for p in self._pending:
+            if p.correction.record_ms < oldest_ms:
+                event = Event(p.correction, p.key, p.value, p.headers)
+                self._out.dead.append((event, Reason.NO_CREATE, "its create did not come as long as corrections says"))
+                self._out.changed = True
+        self._pending = [p for p in self._pending if p.correction.record_ms >= oldest_ms]
 
     def _is_seen(self, event_id: str) -> bool:
         return any(event_id in c.seen for c in self._conversions.values()) or any(
@@ -248,13 +260,8 @@ class _Decision:
     def _correct_with_pending(self, conversion_id: str) -> None:
         waiting = [p for p in self._pending if p.correction.conversion_id == conversion_id]
         self._pending = [p for p in self._pending if p.correction.conversion_id != conversion_id]
-        known = self._conversions[conversion_id]
         for p in waiting:
-            if known.record_ms > p.correction.record_ms + self._rules.policy.corrections_ms:
-                event = Event(p.correction, p.key, p.value, p.headers)
-                self._out.dead.append((event, Reason.NO_CREATE, "the create came later than corrections allows"))
-            else:
-                self._apply(self._conversions[conversion_id], p.correction)
+            self._apply(self._conversions[conversion_id], p.correction)
 
     def _correct(self, event: Event) -> None:
         e, out = event.conversion, self._out

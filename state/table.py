@@ -77,6 +77,10 @@ class TableStore(Store[Key, "bytes | None"]):
         self._working.pop(partition, None)
         await self.journeys.drop(partition, token)
 
+    async def health(self) -> list[str]:
+        """See `JourneyStore.health`."""
+        return await self.journeys.health()
+
     async def on_rebalance(
         self, assigned: set[Any], revoked: set[Any], newly_assigned: set[Any], generation_id: int = 0
     ) -> None:

@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +15,16 @@ import faust
 from faust.types import TP
 
 from models.crediting import Rules
+from models.policy import Policy
 from state.table import JourneyTable, TableManager
 from streams import transport
 from streams.crash import crash_point
 from streams.decode import Decoder
-from streams.processor import Limits, PartitionTask, Topics
+from streams.processor import Limits, PartitionTask
 from streams.publish import Publisher
 from streams.report import BatchReport
 from streams.settings import SecuritySettings, Settings
-from streams.topics import name_of
+from streams.topics import group_of, topics_of
 
 log = logging.getLogger("touchstream.app")
 
@@ -36,7 +37,9 @@ REBALANCE_TIMEOUT_S = 60.0
 class Owner:
     """The partition numbers of this worker; what the transport asks when they come and go."""
 
-    def __init__(self, settings: Settings, table: Any, report: Callable[[BatchReport], None]) -> None:
+    def __init__(
+        self, settings: Settings, table: Any, report: Callable[[BatchReport], None], earlier: Sequence[Policy]
+    ) -> None:
         self.topics = topics_of(settings)
         self.touches = self.topics.touches
         self.conversions = self.topics.conversions
@@ -49,7 +52,7 @@ class Owner:
         self._report = report
         self._crash_point = crash_point()
         policy = settings.policy()
-        self._rules = Rules(policy, settings.processing.settle)
+        self._rules = Rules(policy, settings.processing.settle, earlier)
         self._decoder = Decoder(self.touches, self.conversions, policy.journey == "account")
 
     async def on_assigned(self, consumer: transport.Consumer, partitions: set[int]) -> Mapping[TP, int]:
@@ -112,16 +115,6 @@ class Owner:
         )
 
 
-def topics_of(settings: Settings) -> Topics:
-    """Full names of the topics that a worker reads and writes."""
-    return Topics(*(name_of(settings, name) for name in ("touches", "conversions", "credits", "dead-letters")))
-
-
-def group_of(settings: Settings) -> str:
-    """The consumer group of the crediting stage."""
-    return f"{settings.kafka.prefix}.credit"
-
-
 def credentials(security: SecuritySettings) -> Any:
     """Faust's form of the TLS and SASL settings; None for a plain connection."""
     options = security.client_options()
@@ -143,8 +136,17 @@ class App(faust.App):
     journeys: Any
 
 
-def build_app(settings: Settings, report: Callable[[BatchReport], None], journeys: Any = None) -> App:
-    """A worker's app. `report` gets what each step did; `journeys` replaces the store in Redis, for tests."""
+def build_app(
+    settings: Settings,
+    report: Callable[[BatchReport], None],
+    earlier: Sequence[Policy] = (),
+    journeys: Any = None,
+) -> App:
+    """A worker's app.
+
+    `report` gets what each step did; `earlier` are policies that conversions were credited with before; `journeys`
+    replaces the store in Redis, for tests.
+    """
     transport.install()
     processing = settings.processing
     folder = Path(tempfile.gettempdir()) / f"touchstream-{os.getpid()}"
@@ -185,7 +187,7 @@ def build_app(settings: Settings, report: Callable[[BatchReport], None], journey
     )
     app.tables.add(table)
     app.journeys = table.data
-    owner = app.batch_owner = Owner(settings, table, report)
+    owner = app.batch_owner = Owner(settings, table, report, earlier)
     topic = app.topic(owner.touches, owner.conversions, schema=transport.BatchSchema(key_type=bytes, value_type=bytes))
 
     @app.agent(topic)

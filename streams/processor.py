@@ -50,6 +50,7 @@ from streams.metrics import Position
 from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, Uncertain
 from streams.report import BatchReport
 from streams.routing import misrouted
+from streams.topics import Topics
 from streams.transport import Batch, Consumer
 
 log = logging.getLogger("touchstream.processor")
@@ -88,16 +89,6 @@ class Limits:
     held_max: int = 20_000
     commit_every_s: float = 5.0
     retry_s: float = 30.0
-
-
-@dataclass(frozen=True, slots=True)
-class Topics:
-    """Names of the topics of one prefix."""
-
-    touches: str
-    conversions: str
-    credits: str
-    dead_letters: str
 
 
 class Decided(NamedTuple):

@@ -23,11 +23,11 @@ from models.journey import read_frames, read_state, unique
 from models.outcome import Reason
 from state import keys
 from streams import embedded, files, topics
-from streams.app import group_of, topics_of
 from streams.errors import ConnectError, RunFailed
 from streams.options import ReplayOptions
 from streams.settings import Settings
-from streams.worker import spawn
+from streams.spawn import spawn
+from streams.topics import topics_of
 
 PARTITIONS = 4
 # No record processed for so long means that something is wrong; a replay that goes on may take its time.
@@ -289,6 +289,3 @@ async def _remove(settings: Settings, store: Any) -> None:
             await store.unlink(*names[i : i + SCAN_COUNT])
     with contextlib.suppress(ConnectError):
         await topics.delete(settings)
-
-
-__all__ = ["Summary", "group_of", "replay"]

@@ -16,7 +16,7 @@ from types import FrameType
 from streams.errors import EXIT_CONNECT, EXIT_FINE, EXIT_RESTART
 from streams.preflight import preflight
 from streams.settings import Settings
-from streams.worker import spawn
+from streams.spawn import spawn
 
 log = logging.getLogger("touchstream.supervisor")
 

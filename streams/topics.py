@@ -115,6 +115,26 @@ def names(settings: Settings) -> dict[str, str]:
     return {topic.name: name_of(settings, topic.name) for topic in TABLE}
 
 
+@dataclass(frozen=True, slots=True)
+class Topics:
+    """Full names of the topics that a worker reads and writes."""
+
+    touches: str
+    conversions: str
+    credits: str
+    dead_letters: str
+
+
+def topics_of(settings: Settings) -> Topics:
+    """The topics of a worker under these settings."""
+    return Topics(*(name_of(settings, name) for name in ("touches", "conversions", "credits", "dead-letters")))
+
+
+def group_of(settings: Settings) -> str:
+    """The consumer group of the crediting stage."""
+    return f"{settings.kafka.prefix}.credit"
+
+
 def wanted_settings(topic: Topic, settings: Settings, keep_forever: bool = False) -> dict[str, str]:
     """The Kafka settings of a topic. `keep_forever` is for demo and replay, whose records are old."""
     wanted = {

@@ -12,15 +12,13 @@ import logging
 import os
 import pickle
 import signal
-import subprocess
 import sys
 import threading
 from collections import Counter
 from dataclasses import fields
-from typing import Any
 
 import stamina
-from aiokafka.errors import KafkaConnectionError
+from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from state.store import Unreachable
@@ -57,21 +55,6 @@ class Totals:
         return json.dumps({name: self._sums[name] for name in self._names})
 
 
-def spawn(settings: Settings, number: int = 0, log_level: str = "INFO", **popen: Any) -> "subprocess.Popen[bytes]":
-    """Start a worker process that ends when this one does."""
-    # -P: a folder named `streams` or `models` where the user stands must not be taken for ours.
-    process = subprocess.Popen(
-        [sys.executable, "-P", "-m", "streams.worker", str(number), log_level], stdin=subprocess.PIPE, **popen
-    )
-    assert process.stdin is not None
-    try:
-        process.stdin.write(base64.b64encode(pickle.dumps(settings)) + b"\n")
-        process.stdin.flush()
-    except BrokenPipeError:
-        pass  # it has ended already: its exit code tells why
-    return process
-
-
 def main() -> None:
     """Run a worker until SIGTERM, SIGINT or the end of standard input."""
     settings: Settings = pickle.loads(base64.b64decode(sys.stdin.buffer.readline()))
@@ -100,6 +83,7 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 async def _run(settings: Settings, totals: Totals, number: int) -> int:
     """Start the app, wait for the end, and stop it in good order; the exit code."""
     from streams.app import build_app  # noqa: PLC0415
+    from streams.policies import exchange  # noqa: PLC0415
     from streams.watch import Watch  # noqa: PLC0415
 
     stop = asyncio.Event()
@@ -112,10 +96,10 @@ async def _run(settings: Settings, totals: Totals, number: int) -> int:
         totals.add(step)
         watch.report(step)
 
-    app = build_app(settings, report)
     try:
+        app = build_app(settings, report, await exchange(settings))
         await watch.start(settings.web, number, app.batch_owner, app.journeys)
-    except ConnectError as exc:
+    except (TouchstreamError, KafkaError, TimeoutError) as exc:
         return _say(exc)
     gc.collect()
     gc.freeze()
@@ -148,7 +132,7 @@ def _say(failure: BaseException) -> int:
         failure = RunFailed("T222", "the worker cannot start on this state", why=str(failure), fix=fix)
     elif isinstance(failure, Unreachable | RedisError):
         failure = ConnectError("T302", "Redis does not answer", why=str(failure))
-    elif isinstance(failure, KafkaConnectionError):
+    elif isinstance(failure, KafkaError | TimeoutError):
         failure = ConnectError("T301", "Kafka does not answer", why=str(failure))
     elif not isinstance(failure, TouchstreamError):
         log.error("the worker failed", exc_info=failure)

@@ -76,6 +76,33 @@ class Scenario:
     bad: int = 0
 
     @property
+    def heard(self) -> list[Record]:
+        """Conversion records without the corrections that came too early or too late.
+
+        A record that was refused is not heard of again: when it is sent once more it is no duplicate.
+        """
+        limit_ms = self.policy.corrections_ms
+        created: Record = {}
+        for record in self.conversions:
+            if record.get("action", "create") == "create":
+                created.setdefault(record["conversion_id"], record["_record_ms"])
+        waiting: dict[str, int] = {}
+        heard = []
+        for record in self.conversions:
+            name, at_ms, event_id = record["conversion_id"], record["_record_ms"], record.get("event_id")
+            if record.get("action", "create") != "create":
+                if at_ms < created[name] and event_id and at_ms - waiting.get(event_id, at_ms) > limit_ms:
+                    del waiting[event_id]
+                if abs(at_ms - created[name]) > limit_ms:
+                    if at_ms < created[name] and event_id:
+                        waiting.setdefault(event_id, at_ms)
+                    continue
+                if event_id in waiting:
+                    continue
+            heard.append(record)
+        return heard
+
+    @property
     def policy(self) -> Policy:
         return Policy.from_effective(self.tables)
 
@@ -89,14 +116,13 @@ def draw(seed: int) -> Scenario:
     rng = random.Random(f"scenario {seed}")
     tables = POLICIES[seed % len(POLICIES)]
     accounts = tables["attribution"].get("journey") == "account"
-    live = rng.random() < 0.6
-    world = worlds.draw(seed, people=rng.randrange(1, 5), late=not live, accounts=accounts)
-    if live:
-        for records in (world.touches, world.conversions):
-            _stamp_as_in_life(rng, records)
-    scenario = Scenario(seed, tables, rng.choice(SETTLES_MS), world.touches, world.conversions)
+    world = worlds.draw(seed, people=rng.randrange(1, 5), accounts=accounts)
+    stamp = rng.choice((_stamp_as_in_life, _stamp_anyhow))
+    # Copies, as a record that was sent twice has two record times.
+    touches, conversions = (stamp(rng, [dict(r) for r in rs]) for rs in (world.touches, world.conversions))
+    scenario = Scenario(seed, tables, rng.choice(SETTLES_MS), touches, conversions)
     owner = "account_id" if accounts else "person_id"
-    for tp, records in ((TOUCHES, world.touches), (CONVERSIONS, world.conversions)):
+    for tp, records in ((TOUCHES, touches), (CONVERSIONS, conversions)):
         for record in records:
             key = record[owner].encode()
             scenario.arriving.append(Arriving(tp, record["_record_ms"], key, worlds.line(record).encode()))
@@ -107,13 +133,25 @@ def draw(seed: int) -> Scenario:
     return scenario
 
 
-def _stamp_as_in_life(rng: random.Random, records: list[Record]) -> None:
+def _stamp_as_in_life(rng: random.Random, records: list[Record]) -> list[Record]:
     """Record time is event time and a lag."""
     for record in records:
         record["_record_ms"] = record["occurred_at"] + rng.choice(LAGS_MS)
+    return _in_log_order(records)
+
+
+def _stamp_anyhow(rng: random.Random, records: list[Record]) -> list[Record]:
+    """Record times over 60 days that have nothing to do with event times, so that much comes too late."""
+    for record in records:
+        record["_record_ms"] = worlds.STAMPS_MS + rng.randrange(60 * 24) * HOUR_MS
+    return _in_log_order(records)
+
+
+def _in_log_order(records: list[Record]) -> list[Record]:
     records.sort(key=lambda r: r["_record_ms"])
     for order, record in enumerate(records):
         record["_order"] = order
+    return records
 
 
 def _bad(rng: random.Random, tp: TP, record_ms: int, key: bytes) -> Arriving:

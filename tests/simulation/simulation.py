@@ -145,8 +145,12 @@ class Simulation:
         producer = asyncio.ensure_future(self._produce())
         loop = asyncio.get_running_loop()
         until_s = loop.time() + REST_S
+        nudges_s = [loop.time() + REST_S * part for part in (0.3, 0.5, 0.7)]
         while not (producer.done() and self._is_at_rest()):
             assert loop.time() < until_s, f"no rest: applied {self.applied()}, end {self.kafka.end()}"
+            if producer.done() and nudges_s and loop.time() > nudges_s[0]:
+                nudges_s.pop(0)
+                self._nudge()
             await self._keep_alive()
             await self._trouble()
             await asyncio.sleep(self.rng.choice((0, 0.01, 0.1, 0.7)))
@@ -186,6 +190,12 @@ class Simulation:
                 log.gap(rng.randrange(1, 3))
             if rng.random() < 0.3:
                 await asyncio.sleep(rng.choice((0, 0.01, 0.3, 2.0, 6.0)))
+
+    def _nudge(self) -> None:
+        """One more record: an idle worker finds out that the store has forgotten everything when the next one comes."""
+        record_ms = max((a.record_ms for a in self.scenario.arriving), default=fakes.START_MS)
+        self.kafka.logs[TOUCHES].append(None, None, record_ms)
+        self.scenario.bad += 1
 
     def _is_at_rest(self) -> bool:
         applied = self.applied()

@@ -1,15 +1,14 @@
 """Many seeded worlds with every trouble there is: the final view is always the one that the oracle computes."""
 
-import json
 import os
-from collections import Counter, defaultdict
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
 
 from tests.simulation.scenario import Scenario, draw
-from tests.simulation.simulation import COUNTED, Simulation, patched
+from tests.simulation.simulation import Simulation, patched
 from tests.support import oracle, readers
 from tests.support.fakes import virtual_time
 
@@ -37,10 +36,12 @@ def test_every_world_comes_to_the_right_view(seed: int, seen: Counter[str]) -> N
 
 def run(scenario: Scenario, seen: Counter[str], **options: Any) -> Simulation:
     with virtual_time() as runner:
+
         async def start() -> Simulation:
             simulation = Simulation(scenario, seen, **options)
             await simulation.run()
             return simulation
+
         return runner.run(start())
 
 
@@ -50,5 +51,5 @@ def check(scenario: Scenario, simulation: Simulation) -> None:
     view = readers.append_only_view(wire)
     assert readers.upsert_view(wire) == view
     assert readers.repeated(wire) == []
-    expected = oracle.final_view(scenario.touches, scenario.conversions, scenario.oracles_policy, pruned=True)
+    expected = oracle.final_view(scenario.touches, scenario.heard, scenario.oracles_policy, pruned=True)
     assert oracle.comparable(view) == oracle.comparable(expected)

@@ -25,11 +25,11 @@ from redis import Redis
 
 from state import keys
 from streams import topics
-from streams.app import group_of, topics_of
 from streams.crash import VARIABLE
 from streams.errors import EXIT_RESTART
 from streams.settings import Settings
-from streams.worker import spawn
+from streams.spawn import spawn
+from streams.topics import group_of, topics_of
 from tests.support import worlds
 
 PARTITIONS = 4

@@ -19,8 +19,8 @@ from faust.types import TP
 from state.memory import MemoryStore
 from state.store import Writes
 from streams import decode, processor
-from streams.processor import Topics
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain, records_of
+from streams.topics import Topics
 from streams.transport import BATCHES_IN_FLIGHT, Batch
 
 TOPICS = Topics("touches", "conversions", "credits", "dead-letters")
@@ -95,9 +95,7 @@ class Kafka:
 
     def end(self) -> tuple[int, int]:
         """The next offset after the last record of each input topic."""
-        touches, conversions = (
-            log.records[-1].offset + 1 if log.records else log.start for log in self.logs.values()
-        )
+        touches, conversions = (log.records[-1].offset + 1 if log.records else log.start for log in self.logs.values())
         return touches, conversions
 
     def publish(self, output: Output, offsets: Mapping[str, int]) -> None:

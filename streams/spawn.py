@@ -1,0 +1,24 @@
+"""Starting worker processes, without importing what a worker imports."""
+
+import base64
+import pickle
+import subprocess
+import sys
+from typing import Any
+
+from streams.settings import Settings
+
+
+def spawn(settings: Settings, number: int = 0, log_level: str = "INFO", **popen: Any) -> "subprocess.Popen[bytes]":
+    """Start a worker process that ends when this one does."""
+    # -P: a folder named `streams` or `models` where the user stands must not be taken for ours.
+    process = subprocess.Popen(
+        [sys.executable, "-P", "-m", "streams.worker", str(number), log_level], stdin=subprocess.PIPE, **popen
+    )
+    assert process.stdin is not None
+    try:
+        process.stdin.write(base64.b64encode(pickle.dumps(settings)) + b"\n")
+        process.stdin.flush()
+    except BrokenPipeError:
+        pass  # it has ended already: its exit code tells why
+    return process

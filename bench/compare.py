@@ -62,13 +62,13 @@ def options() -> argparse.Namespace:
 
 def chosen(o: argparse.Namespace) -> list[System]:
     """The configurations asked for; an unknown name is an error."""
-    known = every(o.touchstream) + variants()
+    systems = every(o.touchstream) + (variants() if o.variants else [])
     if not o.only:
-        return known if o.variants else every(o.touchstream)
-    names = {s.name: s for s in known}
+        return systems
+    names = {s.name: s for s in every(o.touchstream) + variants()}
     found: dict[str, System] = {}
     for wanted in o.only.split(","):
-        hits = [names[wanted]] if wanted in names else [s for s in known if s.name.startswith(wanted)]
+        hits = [names[wanted]] if wanted in names else [s for s in systems if s.name.startswith(wanted)]
         if not hits:
             raise SystemExit(f"unknown: {wanted}; known: {', '.join(names)}")
         found |= {s.name: s for s in hits}

@@ -52,10 +52,10 @@ def _first_line(command: list[str]) -> str:
 
 def _pom(peer: str, artifact: str) -> str:
     text = (Path(__file__).parent / "peers" / peer / "pom.xml").read_text()
-    found = re.search(rf"<artifactId>{artifact}</artifactId>\s*<version>([^<]+)", text)
-    if found is None:
+    found = re.findall(rf"<artifactId>{artifact}</artifactId>\s*<version>([^<]+)", text)
+    if not found:
         raise ValueError(f"{artifact} is not in the pom of {peer}")
-    return found.group(1)
+    return str(found[-1])  # the project's own name may be the same, and stands first
 
 
 def _pinned(name: str) -> str:

@@ -68,7 +68,7 @@ class System:
 
 def kafka_streams(store: str, threads: int, flat: bool, **changes: str) -> System:
     """Kafka Streams, exactly_once_v2."""
-    given = {"layout": "append", "commit-ms": "500", "cache-mib": "256", "codec": "lz4", "gc": "ParallelGC"} | changes
+    given = {"layout": "append", "commit-ms": "2000", "cache-mib": "256", "codec": "lz4", "gc": "ParallelGC"} | changes
 
     def launch(p: Place) -> Launch:
         options = {
@@ -91,7 +91,12 @@ def kafka_streams(store: str, threads: int, flat: bool, **changes: str) -> Syste
 
 def flink(backend: str, parallelism: int, flat: bool, **changes: str) -> System:
     """Flink in one process with an exactly-once sink."""
-    given = {"checkpoint-ms": "2000", "keyed": "hash", "codec": "lz4", "gc": "ParallelGC"} | changes
+    given = {
+        "checkpoint-ms": "5000",
+        "keyed": "forward" if parallelism == 1 else "hash",
+        "codec": "lz4",
+        "gc": "ParallelGC",
+    } | changes
 
     def launch(p: Place) -> Launch:
         options = {
@@ -181,16 +186,16 @@ def variants() -> list[System]:
     """Settings that were tried against the defaults above; run them with --only."""
     return [
         *(kafka_streams(store, 1, False, layout="rows") for store in ("rocksdb", "memory")),
-        *(kafka_streams("memory", 1, False, **{"commit-ms": ms}) for ms in ("100", "2000", "10000")),
-        *(kafka_streams("memory", 2, True, **{"commit-ms": ms}) for ms in ("100", "2000", "10000")),
+        *(kafka_streams("memory", 1, False, **{"commit-ms": ms}) for ms in ("100", "500", "10000")),
+        *(kafka_streams("memory", 2, True, **{"commit-ms": ms}) for ms in ("100", "500", "10000")),
         kafka_streams("memory", 1, False, **{"cache-mib": "0"}),
         kafka_streams("rocksdb", 1, False, **{"cache-mib": "0"}),
         kafka_streams("memory", 1, False, gc="G1GC"),
         kafka_streams("memory", 1, False, gc="SerialGC"),
         kafka_streams("memory", 1, False, codec="zstd"),
-        *(flink("hashmap", 1, False, **{"checkpoint-ms": ms}) for ms in ("500", "5000", "10000")),
-        flink("hashmap", 1, False, keyed="forward"),
-        flink("rocksdb", 1, False, keyed="forward"),
+        *(flink("hashmap", 1, False, **{"checkpoint-ms": ms}) for ms in ("500", "2000", "10000")),
+        flink("hashmap", 1, False, keyed="hash"),
+        flink("rocksdb", 1, False, keyed="hash"),
         flink("hashmap", 1, False, gc="G1GC"),
         quix(2, False, "1"),
         quix(2, False, "20"),

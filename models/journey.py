@@ -80,23 +80,29 @@ _decode_state = msgspec.msgpack.Decoder(JourneyState).decode
 EMPTY_STATE = JourneyState()
 
 
-def frame(touch: Touch, *, keep_person: bool = False) -> bytes:
+def frame(touch: Touch) -> bytes:
     """One touch as the bytes that are appended to its journey."""
     t = touch
-    kept = (
-        None,
-        t.event_id,
-        t.occurred_ms,
-        t.record_ms - t.occurred_ms,
-        t.type,
-        t.channel,
-        t.source,
-        t.medium,
-        t.campaign,
-        t.content,
-        t.term,
+    return _encode(
+        (
+            None,
+            t.event_id,
+            t.occurred_ms,
+            t.record_ms - t.occurred_ms,
+            t.type,
+            t.channel,
+            t.source,
+            t.medium,
+            t.campaign,
+            t.content,
+            t.term,
+        )
     )
-    return _encode((*kept, t.person_id)) if keep_person else _encode(kept)
+
+
+def frame_with_person(touch: Touch) -> bytes:
+    """As `frame`, with the person in it: under account journeys a credit says whose touch it was."""
+    return _MARK_PERSON[:1] + frame(touch)[1:] + _encode(touch.person_id)
 
 
 def frame_again(touch: JourneyTouch) -> bytes:

@@ -6,24 +6,18 @@ Decoding records joined would be faster and wrong: two torn records can make two
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
 from models.crediting import Event
 from models.events import decode_conversion, decode_touch
-from models.journey import frame
+from models.journey import frame, frame_with_person
 from models.outcome import Reason, Rejected
 from streams.gate import Held
 from streams.publish import DeadLetter
 
-
-class TakenTouch(NamedTuple):
-    """A good touch on its way to its journey."""
-
-    offset: int
-    record_ms: int
-    key: bytes
-    occurred_ms: int
-    frame: bytes
+# A good touch on its way to its journey: offset, record time, key, event time, frame. A bare tuple, because a million
+# named ones cost a quarter of a second.
+TakenTouch = tuple[int, int, bytes, int, bytes]
 
 
 @dataclass(slots=True)
@@ -48,6 +42,7 @@ class Decoder:
     def touches(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
         """Add touch records to `taken`."""
         add, by_account = taken.touches.append, self._by_account
+        to_frame = frame_with_person if by_account else frame
         for r in records:
             record_ms = r.timestamp
             try:
@@ -59,8 +54,7 @@ class Decoder:
             except Rejected as exc:
                 taken.dead.append(self._dead(0, partition, r, exc))
                 continue
-            touch.record_ms = record_ms
-            add(TakenTouch(r.offset, record_ms, key, touch.occurred_ms, frame(touch, keep_person=by_account)))
+            add((r.offset, record_ms, key, touch.occurred_ms, to_frame(touch)))
 
     def conversions(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
         """Add conversion records to `taken`; the bad ones too, as they must keep their place in the gate."""

@@ -201,7 +201,8 @@ class PartitionTask:
         self._last_ms = (-1, -1)
         self._gate = Gate(self._limits.settle_ms, self._limits.held_max)
         self._recent = RecentConversions(applied.latest_ms)
-        self._inbox.clear()
+        while self._inbox:  # handed out while claiming; an unacked batch would block the next revocation
+            self._ack(self._inbox.popleft())
         self._committed_at = time.monotonic()
         self.replaying = applied.touches < self._committed[0] or applied.conversions < self._committed[1]
 
@@ -217,8 +218,7 @@ class PartitionTask:
         if self._task is not None:
             await self._task
             self._task = None
-        while self._inbox:
-            self._ack(self._inbox.popleft())
+        self._ack_inbox()
 
     async def close(self) -> None:
         """Let go of the producer."""
@@ -296,6 +296,11 @@ class PartitionTask:
     def _ack(self, event: Any) -> None:
         self._owned_by().ack(event.message)
 
+    def _ack_inbox(self) -> None:
+        """Drop what waits. Each is acked, as Faust holds a rebalance up until nothing is left unacked."""
+        while self._inbox:
+            self._ack(self._inbox.popleft())
+
     def _owned_by(self) -> Consumer:
         if self._consumer is None:
             raise StartError(f"partition {self.partition} was never claimed")
@@ -305,9 +310,9 @@ class PartitionTask:
         """Drop what is under way and start over from the store; the other partitions go on."""
         consumer = self._owned_by()
         log.warning("partition %d: %r: claiming again", self.partition, cause)
-        for event in [*events, *self._inbox]:
+        for event in events:
             self._ack(event)
-        self._inbox.clear()
+        self._ack_inbox()
         consumer.invalidate(self.partition)
         deadline = time.monotonic() + self._limits.retry_s
         pause_s = 0.05
@@ -380,7 +385,7 @@ class PartitionTask:
         touches_end, conversions_end = self._committed
         now, later = Taken(), self._later
         for touch in taken.touches:
-            (now if touch.offset < touches_end else later).touches.append(touch)
+            (now if touch[0] < touches_end else later).touches.append(touch)
         for held in taken.conversions:
             (now if held.offset < conversions_end else later).conversions.append(held)
         later.dead += [letter for letter in taken.dead if letter.offset >= touches_end]
@@ -449,9 +454,8 @@ class PartitionTask:
         keys.update(dict.fromkeys(self._grown))
         if not self.replaying:
             last, floor_ms = self._recent.last, self._recent.floor_ms - 1
-            for touch in taken.touches:
-                if touch.occurred_ms <= last.get(touch.key, floor_ms):
-                    keys[touch.key] = None
+            late = [key for _, _, key, occurred_ms, _ in taken.touches if occurred_ms <= last.get(key, floor_ms)]
+            keys.update(dict.fromkeys(late))
         return keys
 
     def _group(
@@ -462,16 +466,16 @@ class PartitionTask:
         arrivals: dict[bytes, list[TakenTouch]] = {}
         bucket_end_ms, frames = -1, {}
         for touch in taken.touches:
-            key = touch.key
+            _, record_ms, key, _, frame = touch
             if key in keys:
                 arrivals.setdefault(key, []).append(touch)
                 continue
-            if not bucket_end_ms - BUCKET_MS <= touch.record_ms < bucket_end_ms:
-                bucket = touch.record_ms // BUCKET_MS
+            if not bucket_end_ms - BUCKET_MS <= record_ms < bucket_end_ms:
+                bucket = record_ms // BUCKET_MS
                 bucket_end_ms = (bucket + 1) * BUCKET_MS
                 frames = appends.setdefault(bucket, {})
             known = frames.get(key)
-            frames[key] = touch.frame if known is None else known + touch.frame
+            frames[key] = frame if known is None else known + frame
         return appends, arrivals
 
     def _buckets(self, ready: Sequence[Held]) -> range:
@@ -500,10 +504,13 @@ class PartitionTask:
         report: BatchReport,
     ) -> None:
         journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
-        new = read_frames(b"".join([t.frame for t in arrivals])) if arrivals else []
+        new = read_frames(b"".join([frame for *_, frame in arrivals])) if arrivals else []
         out = decide(
             journey,
-            [Arrival(touch, Source("touches", t.offset, t.record_ms)) for touch, t in zip(new, arrivals, strict=True)],
+            [
+                Arrival(touch, Source("touches", offset, record_ms))
+                for touch, (offset, record_ms, *_) in zip(new, arrivals, strict=True)
+            ],
             events,
             self._rules,
             revision,
@@ -609,7 +616,8 @@ class PartitionTask:
 
     async def _commit_applied(self) -> None:
         """Commit what is applied. A transaction too, as a plain commit of a zombie could move the offsets back."""
-        if not self.replaying and self._applied[:2] != self._committed:
+        # Where a save failed after its transaction, applied is the older of the two: that must not be committed again.
+        if not self.replaying and self._applied.touches > self._committed[0]:
             await self._publish(Output(), self._applied[:2], BatchReport(self.partition))
 
 

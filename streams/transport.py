@@ -291,6 +291,9 @@ class Consumer(driver.Consumer):
                 if message is None:
                     break
                 self._in_flight[partition] += 1
+                # Faust drops, without a word, what lies below the last offset it handed on. It notes that offset when
+                # the hand-over returns, which may be after a re-claim moved back: what may pass is known here alone.
+                self._read_offset[message.tp] = None
                 yield message.tp, message
 
     def _accept(self, tp: TP, records: list[Any]) -> None:

@@ -36,7 +36,8 @@ def _admin(cluster: Cluster) -> AdminClient:
 
 
 def _limit(cluster: Cluster) -> int:
-    (described,) = _admin(cluster).describe_configs([_resource(cluster)]).values()
+    admin = _admin(cluster)
+    (described,) = admin.describe_configs([_resource(cluster)]).values()
     return int(described.result(ADMIN_S)[SETTING].value)
 
 
@@ -45,5 +46,6 @@ def _set_limit(cluster: Cluster, limit: int) -> None:
     resource.add_incremental_config(
         ConfigEntry(SETTING, str(limit), incremental_operation=AlterConfigOpType.SET)  # type: ignore[no-untyped-call]
     )
-    (altered,) = _admin(cluster).incremental_alter_configs([resource]).values()
+    admin = _admin(cluster)
+    (altered,) = admin.incremental_alter_configs([resource]).values()
     altered.result(ADMIN_S)

@@ -84,22 +84,20 @@ class Scenario:
         limit_ms = self.policy.corrections_ms
         created: Record = {}
         for record in self.conversions:
-            if record.get("action", "create") == "create":
+            if _is_create(record):
                 created.setdefault(record["conversion_id"], record["_record_ms"])
+        heard: list[Record] = []
         waiting: dict[str, int] = {}
-        heard = []
         for record in self.conversions:
-            name, at_ms, event_id = record["conversion_id"], record["_record_ms"], record.get("event_id")
-            if record.get("action", "create") != "create":
-                if at_ms < created[name] and event_id and at_ms - waiting.get(event_id, at_ms) > limit_ms:
-                    del waiting[event_id]
-                if abs(at_ms - created[name]) > limit_ms:
-                    if at_ms < created[name] and event_id:
-                        waiting.setdefault(event_id, at_ms)
-                    continue
-                if event_id in waiting:
-                    continue
-            heard.append(record)
+            at_ms, event_id = record["_record_ms"], record.get("event_id", "")
+            away_ms = created[record["conversion_id"]] - at_ms
+            if _is_create(record) or -limit_ms <= away_ms <= 0:
+                heard.append(record)
+            elif away_ms > 0 and at_ms - waiting.get(event_id, at_ms - limit_ms - 1) > limit_ms:
+                if event_id:
+                    waiting[event_id] = at_ms
+                if away_ms <= limit_ms:
+                    heard.append(record)
         return heard
 
     @property
@@ -109,6 +107,10 @@ class Scenario:
     @property
     def oracles_policy(self) -> Record:
         return {**self.tables, "processing": {"settle": f"{self.settle_ms}ms"}}
+
+
+def _is_create(record: Record) -> bool:
+    return bool(record.get("action", "create") == "create")
 
 
 def draw(seed: int) -> Scenario:

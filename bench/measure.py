@@ -18,6 +18,8 @@ from bench.verify import verify
 
 POLL_SECONDS = 0.02
 RUN_SECONDS = 600.0
+# A bounded job (Flink) ends by itself once it has committed; the reader then needs moments, not this long.
+ENDED_SECONDS = 20.0
 PARTITIONS = 4
 
 
@@ -198,6 +200,7 @@ class Bench:
 
     def _await_line(self, child: Child, word: str, running: list[Child]) -> list[str]:
         deadline = time.monotonic() + RUN_SECONDS
+        ended: float | None = None
         while time.monotonic() < deadline:
             said = child.said(word)
             if said is not None:
@@ -205,8 +208,14 @@ class Bench:
             self._check(running)
             if child.process.poll() is not None and child.said(word) is None:
                 raise Failed(f"ended before it said {word}:\n" + child.tail())
+            if running and ended is None and all(c.process.poll() == 0 for c in running):
+                ended = time.monotonic()
+            if ended is not None and time.monotonic() - ended > ENDED_SECONDS:
+                raise Failed(f"the system ended with exit 0, its output incomplete; reader: {child.tail(1)}")
             time.sleep(POLL_SECONDS)
-        raise Failed(f"no {word} within {RUN_SECONDS:.0f} s:\n" + "\n".join(c.tail() for c in (child, *running)))
+        raise Failed(
+            f"no {word} within {RUN_SECONDS:.0f} s; reader: {child.tail(1)}\n{running[0].tail() if running else ''}"
+        )
 
     @staticmethod
     def _check(children: list[Child]) -> None:

@@ -35,7 +35,7 @@ class Child:
         self.usage = Usage(self.process.pid)
 
     def said(self, word: str) -> list[str] | None:
-        """Fields after `word` in the first line of the log that begins with it, or None."""
+        """Fields after `word` in the first line of the log that begins with it, or None; [] where nothing follows."""
         with self.log.open(errors="replace") as lines:
             for line in lines:
                 fields = line.split()

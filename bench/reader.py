@@ -1,13 +1,16 @@
 """The independent observer: a read_committed consumer in a process of its own that only counts.
 
 Prints `ready` once every partition is assigned, `reached <epoch ms> <count>` the moment the expected number of records
-was read, and `final <count> <epoch ms of the last>` after a quiet time, so that a surplus shows as well.
+was read, and `final <count> <epoch ms of the last>` after a quiet time, so that a surplus shows as well. While records
+are missing and none comes, `count <count>` says how far it got: a system that ends early is short by a known number.
 """
 
 import argparse
 import time
 
 from confluent_kafka import OFFSET_BEGINNING, Consumer, TopicPartition
+
+STANDSTILL_SECONDS = 5.0
 
 
 def main() -> None:
@@ -33,11 +36,14 @@ def main() -> None:
     )
     consumer.assign([TopicPartition(o.topic, p, OFFSET_BEGINNING) for p in range(o.partitions)])
     print("ready", flush=True)
-    count, last, reached = 0, time.time(), False
+    count, last, reached, told = 0, time.time(), False, 0
     while not (reached and time.time() - last > o.quiet):
         batch = consumer.consume(10_000, 0.02)
         good = sum(1 for m in batch if m.error() is None)
         if not good:
+            if not reached and count != told and time.time() - last > STANDSTILL_SECONDS:
+                told = count
+                print("count", count, flush=True)
             continue
         count, last = count + good, time.time()
         if count >= o.expected and not reached:

@@ -139,7 +139,7 @@ def write(directory: Path, results: Results) -> None:
 def _parts(where: dict[str, str], r: Results) -> list[str]:
     ours = sorted({m.system for m in r.rounds if m.system.startswith("touchstream")})
     return [
-        "# Benchmark results\n\nWritten by `bench/run.py`; how it measures, and what was tried: `bench/README.md`.\n",
+        "# Benchmark results\n\nWritten by `bench/run.py`; method and settings: `bench/README.md`.\n",
         "\n".join(f"- {k}: {v}" for k, v in where.items()) + "\n",
         f"{r.data.touches:,} touches, {r.data.conversions:,} conversions, 4 partitions, five attribution models;"
         f" {r.data.flat:,} flat or {r.data.grouped:,} grouped output records.\n",

@@ -183,7 +183,7 @@ def every(command: str = TOUCHSTREAM) -> list[System]:
 
 
 def variants() -> list[System]:
-    """Settings that were tried against the defaults above; run them with --only."""
+    """Settings to hold against the defaults above; run them with --variants, or with --only by full name."""
     return [
         *(kafka_streams(store, 1, False, layout="rows") for store in ("rocksdb", "memory")),
         *(kafka_streams("memory", 1, False, **{"commit-ms": ms}) for ms in ("100", "500", "10000")),

@@ -132,7 +132,6 @@ class _Decision:
         self._replaying = replaying
         self._conversions = {c.conversion_id: c for c in journey.state.conversions}
         self._pending = journey.state.pending
-        self._originals: dict[str, JourneyConversion] = {}
         self._causes: dict[str, Source] = {}
         self._out = Outcome(journey.state, journey.touches, NO_TOUCHES, publications=[], dead=[])
 
@@ -140,6 +139,7 @@ class _Decision:
         out = self._out
         if arrivals:
             self._take_touches(arrivals)
+        self._cap()  # without arrivals too: most touches are appended without being looked at
         for event in events:
             self._take_event(event)
         if events and self._rules.policy.reuse == "reset_after_conversion":
@@ -171,7 +171,6 @@ class _Decision:
             return
         out.fresh = [a.touch for a in fresh]
         out.touches = in_order([*self._before.touches, *out.fresh])
-        self._cap()
         self._mark_late(fresh)
 
     def _cap(self) -> None:
@@ -284,7 +283,6 @@ class _Decision:
 
     def _apply(self, known: JourneyConversion, e: Conversion) -> None:
         """Fold a correction in. Corrections are ordered by (occurred_ms, offset); value and currency win apart."""
-        self._originals.setdefault(known.conversion_id, known)
         c = copy(known)
         policy, _ = self._rules.of(c.policy_version)
         place = (e.occurred_ms, e.offset)
@@ -330,7 +328,10 @@ class _Decision:
         if before is None:
             out.credited += 1
             out.retracted += now.retracted
-            out.unattributed += sets[0].records[0][0].endswith(b"|") and not now.retracted if sets else False
+            if sets and not now.retracted:
+                key = sets[0].records[0][0]
+                # An empty touch_id ends the key; a touch_id that ends in `|` has it escaped.
+                out.unattributed += key.endswith(b"|") and not key.endswith(b"\\|")
             out.publications.append(Publication(source, list(chain.from_iterable(s.records for s in sets))))
             return
         earlier = self._before.state

@@ -134,12 +134,14 @@ def buckets(first_ms: int, last_ms: int) -> range:
 
 def read_frames(blob: bytes) -> list[JourneyTouch]:
     """All touches of one key, in the order in which they were accepted."""
-    most = blob.count(_MARK) + blob.count(_MARK_PERSON)
-    for count in range(most, 0, -1):
+    low, high = 0, blob.count(_MARK) + blob.count(_MARK_PERSON)
+    count = high  # mostly right; else the range is halved, as too many end in a truncated input, too few in a rest
+    while low < high:
         try:
             return _decode_frames(b"\xdd" + count.to_bytes(4, "big") + blob)
-        except msgspec.MsgspecError:
-            continue
+        except msgspec.MsgspecError as exc:
+            low, high = (count, high) if "trailing" in str(exc) else (low, count - 1)
+            count = (low + high + 1) // 2
     raise CodecError(f"a journey's touches of {len(blob)} bytes cannot be read")
 
 

@@ -12,16 +12,18 @@ from pathlib import Path
 from typing import Any
 
 import faust
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from models.crediting import Rules
 from models.policy import Policy
+from state.store import StoreError
 from state.table import JourneyTable, TableManager
 from streams import transport
 from streams.crash import crash_point
 from streams.decode import Decoder
-from streams.processor import Limits, PartitionTask
-from streams.publish import Publisher
+from streams.processor import Limits, PartitionTask, leave
+from streams.publish import Publisher, Refused, Superseded, Uncertain
 from streams.report import BatchReport
 from streams.settings import SecuritySettings, Settings
 from streams.topics import group_of, topics_of
@@ -62,7 +64,13 @@ class Owner:
         for partition in partitions:
             if partition not in self.parts:
                 self.parts[partition] = self._new_part(partition)
-        starts = await asyncio.gather(*(self.parts[p].claim(consumer) for p in sorted(partitions)))
+        try:
+            starts = await asyncio.gather(*(self.parts[p].claim(consumer) for p in sorted(partitions)))
+        except (StoreError, Superseded, Uncertain, Refused, KafkaError, OSError) as exc:
+            # Another worker claimed meanwhile, or a server does not answer: a new start finds out. A StartError, which
+            # only people can mend, ends the worker with 1.
+            leave(f"claiming {sorted(partitions)}: {exc!r}")
+            raise
         for partition in partitions:
             self.parts[partition].start()
         return {tp: offset for found in starts for tp, offset in found.items()}

@@ -164,6 +164,10 @@ class Publisher:
             try:
                 await producer.abort_transaction()
             except Exception as exc:  # whatever it was, the next claim ends the transaction
+                if producer._txn_manager.is_fatal_error():
+                    # Fenced, by whatever name: brokers have newer codes for it than aiokafka knows. Claiming again
+                    # here would fence the rightful owner.
+                    raise Superseded(repr(exc)) from exc
                 raise Refused(f"and the abort failed: {exc!r}") from exc
 
     async def _send(self, producer: AIOKafkaProducer, partition: int, output: Output) -> list[Any]:

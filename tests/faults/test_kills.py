@@ -8,7 +8,7 @@ from streams.crash import CRASH_POINTS
 from tests.faults import verdict
 from tests.faults.conftest import Make
 
-# Twice in each test: early, and after the restart has worked for a while.
+# Partitions claim side by side, so that in the first assignment the fourth is the last.
 COUNTS = {"claim_producer": (1, 3), "claim_store": (2, 4)}
 COUNTS_IN_STEPS = (2, 13)
 
@@ -25,6 +25,23 @@ def test_nothing_happens(make: Make) -> None:
         assert verdict.restated(cluster) > 20
 
 
+@pytest.mark.parametrize(
+    "crashes",
+    [("published:2", "claim_producer:1", "sent:9"), ("decided:7", "claim_store:3", "saved:5")],
+    ids=["-".join(points) for points in (("published", "producer", "sent"), ("decided", "store", "saved"))],
+)
+def test_kills_one_after_the_other(make: Make, crashes: tuple[str, ...]) -> None:
+    """A worker killed at one point, whose successors die at others, neither loses nor doubles a credit."""
+    with make(crashes=list(crashes)) as cluster:
+        cluster.send_waves(5)
+        cluster.start()
+        cluster.until_all_applied()
+        cluster.stop()
+        assert cluster.codes() == [-signal.SIGKILL] * len(crashes) + [0]
+        verdict.check(cluster)
+
+
+@pytest.mark.slow
 @pytest.mark.parametrize("point", CRASH_POINTS)
 def test_kill_at_each_crash_point(make: Make, point: str) -> None:
     """A worker killed at this point, and once more after its restart, neither loses nor doubles a credit."""

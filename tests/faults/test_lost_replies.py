@@ -14,5 +14,4 @@ def test_replies_to_saves_are_lost(make: Make, pair: Pair) -> None:
         cluster.stop()
         assert proxy.lost >= 5, f"{proxy.lost} of {proxy.saves} replies lost"
         assert cluster.codes() == [0]
-        assert "claiming again" not in cluster.workers[0].said()
         verdict.check(cluster)

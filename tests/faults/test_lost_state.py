@@ -1,5 +1,6 @@
 """Redis forgets: everything, or the latest part. Seen while running, repaired from the topics, by itself."""
 
+import pytest
 from redis import Redis
 
 from tests.faults import verdict
@@ -33,6 +34,7 @@ def test_redis_is_emptied_under_load(make: Make) -> None:
         verdict.check(cluster)
 
 
+@pytest.mark.slow
 def test_redis_is_emptied_between_two_batches_of_an_idle_worker(make: Make) -> None:
     """What is lost while nothing is to do is missed with the next batch, and rebuilt."""
     with make() as cluster:
@@ -64,6 +66,7 @@ def test_redis_comes_back_older_under_load(make: Make) -> None:
         verdict.check(cluster)
 
 
+@pytest.mark.slow
 def test_redis_comes_back_older_while_nobody_works(make: Make) -> None:
     """A worker that starts on a store older than the offsets committed catches up before it decides anything."""
     with make() as cluster:
@@ -84,7 +87,7 @@ def test_redis_comes_back_older_while_nobody_works(make: Make) -> None:
 
 def snapshot(redis: "Redis") -> Snapshot:
     """Every key of the database, at one moment."""
-    found: list[bytes] = redis.eval(SNAPSHOT, 0, "*")  # type: ignore[no-untyped-call, assignment]
+    found: list[bytes] = redis.eval(SNAPSHOT, 0, "*")
     return dict(zip(found[::2], found[1::2], strict=True))
 
 

@@ -1,6 +1,8 @@
 """Kafka refuses a batch of credits: the transaction must not go through without it."""
 
-from confluent_kafka.admin import AdminClient, AlterConfigOpType, ConfigEntry, ConfigResource, ResourceType
+from confluent_kafka.admin import AdminClient
+from confluent_kafka.admin._config import AlterConfigOpType, ConfigEntry, ConfigResource
+from confluent_kafka.admin._resource import ResourceType
 
 from tests.faults import verdict
 from tests.faults.conftest import Make
@@ -43,9 +45,7 @@ def _limit(cluster: Cluster) -> int:
 
 def _set_limit(cluster: Cluster, limit: int) -> None:
     resource = _resource(cluster)
-    resource.add_incremental_config(
-        ConfigEntry(SETTING, str(limit), incremental_operation=AlterConfigOpType.SET)  # type: ignore[no-untyped-call]
-    )
+    resource.add_incremental_config(ConfigEntry(SETTING, str(limit), incremental_operation=AlterConfigOpType.SET))
     admin = _admin(cluster)
     (altered,) = admin.incremental_alter_configs([resource]).values()
     altered.result(ADMIN_S)

@@ -12,16 +12,22 @@ from tests.faults.conftest import Make
 IN_A_BATCH = ("decided", "sent", "published")
 # Between batches or while claiming it may also find that it is no member any more, and join again in good order.
 ELSEWHERE = ("claim_producer", "claim_store", "saved")
+QUICK = ("sent", "published", "claim_store")
 STOP_AT = {"claim_producer": 2, "claim_store": 2}
 
 
-@pytest.mark.parametrize("point", IN_A_BATCH + ELSEWHERE)
+def _slow(point: str) -> object:
+    """Each takes two or three starts of a worker, so only the most telling ones are in the quick suite."""
+    return point if point in QUICK else pytest.param(point, marks=pytest.mark.slow)
+
+
+@pytest.mark.parametrize("point", [_slow(point) for point in IN_A_BATCH + ELSEWHERE])
 def test_a_stopped_worker_is_replaced_and_wakes_up(make: Make, point: str) -> None:
     """A worker stopped at this point, replaced and woken under load publishes nothing that was not its own."""
     with make(restart=point not in IN_A_BATCH) as cluster:
         cluster.send_waves(5)
         zombie = cluster.start(f"{point}:{STOP_AT.get(point, 6)}:stop")
-        cluster.until(zombie.is_stopped, "the worker stands still", feeding=False)
+        cluster.until(zombie.is_stopped, "the worker stands still")
         members = cluster.members()
         heir = cluster.start()
         if cluster.evict:

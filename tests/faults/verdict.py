@@ -3,6 +3,7 @@
 import json
 from collections import defaultdict
 from collections.abc import Sequence
+from itertools import pairwise
 from typing import Any
 
 from tests.support import oracle, readers
@@ -49,7 +50,7 @@ def check_history(credits: Sequence[readers.Read]) -> None:
         assert revisions == sorted(set(revisions)), f"{name}: revisions {revisions}"
         for revision, rows in sets:
             assert all(row["set_size"] == len(rows) for row in rows), f"{name} at {revision}: {rows}"
-        for (_, before), (revision, after) in zip(sets, sets[1:], strict=False):
+        for (_, before), (revision, after) in pairwise(sets):
             assert before != after, f"{name}: nothing changed at {revision}"
 
 

@@ -141,13 +141,16 @@ class Simulation:
         self.store.before = self._before_store
         self.reports: list[BatchReport] = []
         self._troubles = self.rng.randrange(troubles + 1) if troubles else 0
-        self._snapshots = [({}, {})] if troubles else []
+        self._snapshots: list[tuple[dict[bytes, bytes], dict[bytes, int]]] = [({}, {})]
         self._worker: Worker | None = None
         self._zombies: list[Worker] = []
         self._leaving: asyncio.Task[None] | None = None
 
     async def run(self) -> None:
-        """To the rest, and then to a stop in good order. AssertionError where it does not come to rest, or a worker dies of something unforeseen."""
+        """To the rest, then to a stop in good order.
+
+        AssertionError where it does not come to rest, or a worker dies of something unforeseen.
+        """
         producer = asyncio.ensure_future(self._produce())
         stopped = False
         while not stopped:

@@ -12,6 +12,7 @@ from unittest import mock
 
 import pytest
 
+from models import crediting
 from models.outcome import Reason
 from streams import processor
 from tests.simulation.scenario import Scenario, draw
@@ -51,7 +52,7 @@ def simulate(scenario: Scenario, seen: Counter[str], **options: Any) -> Simulati
 
 @pytest.mark.parametrize("seed", SEEDS)
 def test_every_world_ends_with_the_credits_of_the_oracle(seed: int, seen: Counter[str]) -> None:
-    """Whatever is cut, late, doubled, corrected, killed or forgotten, readers see each credit once and the right ones."""
+    """Whatever is cut, late, doubled, corrected, killed or forgotten: readers see the right credits, each once."""
     scenario = draw(seed)
     simulation = simulate(scenario, seen)
     wire = [readers.Read(0, c.offset, c.timestamp, c.key, c.value) for c in simulation.kafka.credits]
@@ -140,7 +141,7 @@ def test_every_record_is_counted_in_one_place(seed: int, seen: Counter[str]) -> 
         found_later += journey.stored_duplicates
         return journey
 
-    processor_stored = processor.stored
+    processor_stored = crediting.stored
     with mock.patch.object(processor, "stored", stored):
         simulation = simulate(scenario, seen, troubles=0)
     reports, logs, dead = simulation.reports, simulation.kafka.logs, simulation.kafka.dead

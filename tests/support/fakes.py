@@ -1,4 +1,4 @@
-"""Fakes for the edges of a partition task: a Kafka of one partition number, its transport, a publisher, a store, a clock.
+"""Fakes for the edges of a partition task: a Kafka of one partition number, transport, publisher, store and clock.
 
 They behave, they are not told what to answer: offsets have gaps where transaction markers lie, a producer is fenced by
 its epoch, a transaction is visible as a whole or not at all. What takes effect is written into one ledger in the order
@@ -156,7 +156,8 @@ class Store:
         self._ledger = ledger
 
     async def claim(self, partition: int, token: bytes) -> bytes | None:
-        return await self._call("claim", lambda: self.memory.claim(partition, token))
+        applied: bytes | None = await self._call("claim", lambda: self.memory.claim(partition, token))
+        return applied
 
     async def begin(self, partition: int, token: bytes, applied: bytes) -> None:
         await self._call("begin", lambda: self.memory.begin(partition, token, applied))
@@ -305,7 +306,7 @@ class Consumer:
         if not any(parts):
             return None
         self._in_flight += 1
-        message = Message(Batch(0, *parts, self._incarnation))
+        message = Message(Batch(0, parts[0], parts[1], self._incarnation))
         self.handed.append(message)
         return Event(message)
 

@@ -32,7 +32,7 @@ class Link:
 
 
 class ReplyLoser:
-    """Forwards everything, but closes the connection in place of the reply to every `every`-th save.
+    """Forwards everything, but closes the connection in place of the reply to a save, once in about `every`.
 
     A client of ours has one request under way on a connection, so what the server says next is its reply.
     `lost` counts the replies that were lost, `saves` those to all saves.
@@ -43,6 +43,7 @@ class ReplyLoser:
         self._server = (parts.hostname or HOST, parts.port or 6379)
         self._every = every
         self.saves = self.lost = 0
+        self._next_loss = every
         self._selector = selectors.DefaultSelector()
         self._links: set[Link] = set()
         self._listener = socket.create_server((HOST, 0))
@@ -103,9 +104,11 @@ class ReplyLoser:
         if reply.startswith(UNKNOWN_SCRIPT):
             return False
         self.saves += 1
-        if self.saves % self._every:
+        if self.saves < self._next_loss:
             return False
         self.lost += 1
+        # Uneven gaps: partitions that take turns would lose the same one's reply each time it asks again.
+        self._next_loss = self.saves + self._every + self.lost % 3
         return True
 
     def _drop(self, link: Link) -> None:

@@ -57,8 +57,10 @@ log = logging.getLogger("touchstream.processor")
 
 EXIT_RESTART = 75
 IDLE_WAIT_S = 1.0
+# Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
+YIELD_EVERY = 200
 # A conversion can give thousands of credits, so not more than this many are released into one step.
-RELEASED_MAX = 1_000
+RELEASED_MAX = 2_000
 
 
 class StartError(RuntimeError):
@@ -85,7 +87,7 @@ class Limits:
     """How batches are cut and how long things wait; results depend on `settle_ms` only."""
 
     settle_ms: int = 250
-    step_records: int = 8_000
+    step_records: int = 32_000
     held_max: int = 20_000
     commit_every_s: float = 5.0
     retry_s: float = 30.0
@@ -428,9 +430,10 @@ class PartitionTask:
         appends, arrivals = self._group(taken, keys)
         writes = Writes(append_ttl_ms=self._ttl_ms, put_ttl_ms=self._ttl_ms)
         for bucket, frames in appends.items():
-            for key, blob in frames.items():
-                writes.appends[touches_key(bucket, key)] = blob
-        decided = Decided(Output(dead=taken.dead), writes, [])
+            start = touches_key(bucket, b"")
+            writes.appends.update({start + key: blob for key, blob in frames.items()})
+        decided = Decided(self._publisher.output(self.partition), writes, [])
+        decided.output.dead.extend(taken.dead)
         decided.output.dead.extend(held.dead for held in ready if held.dead is not None)
         report.touches_accepted += len(taken.touches) - sum(map(len, arrivals.values()))
         if keys:
@@ -441,6 +444,8 @@ class PartitionTask:
             started = time.perf_counter()
             width = 1 + len(span)
             for i, key in enumerate(order):
+                if i % YIELD_EVERY == YIELD_EVERY - 1:
+                    await asyncio.sleep(0)
                 blobs = loaded[i * width : (i + 1) * width]
                 self._decide_one(
                     key, blobs, span, arrivals.get(key, ()), events.get(key, ()), revision, decided, report
@@ -527,7 +532,7 @@ class PartitionTask:
         else:
             for bucket, blob in by_bucket(out.fresh).items():
                 writes.appends[touches_key(bucket, key)] = blob
-        decided.output.publications += out.publications
+        decided.output.add(out.publications)
         for event, reason, message in out.dead:
             decided.output.dead.append(self._dead(event, reason, message))
         for event in events:

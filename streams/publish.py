@@ -26,8 +26,6 @@ REQUEST_BYTES = 16 << 20
 RETRY_BACKOFF_MS = 10
 TRANSACTION_TIMEOUT_MS = 20_000
 STOP_S = 5.0
-# Yield to the event loop after so many records, so that heartbeats and other partitions are not kept waiting.
-YIELD_EVERY = 4_000
 
 CREDIT_SCHEMA = ("touchstream-schema", b"credit/1")
 
@@ -79,8 +77,61 @@ class Output:
     publications: list[Publication] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
 
+    def add(self, publications: Sequence[Publication]) -> None:
+        """Take the records of some causes."""
+        self.publications += publications
+
     def __bool__(self) -> bool:
         return bool(self.publications or self.dead)
+
+
+class BatchedOutput(Output):
+    """An output whose records go into Kafka batches as they come.
+
+    A step can have fifty thousand credits of 600 bytes. Kept as objects until the commit they would leave the
+    processor's caches, and cost twice as much.
+    """
+
+    __slots__ = ("_append", "_batch", "_count", "_new_batch", "_place", "full")
+
+    def __init__(self, new_batch: Callable[[], Any], place: Callable[[str, int], tuple[str, bytes]]) -> None:
+        """`place` gives the header that names where a cause lies: topic kind and offset in."""
+        super().__init__()
+        self._new_batch = new_batch
+        self._place = place
+        self.full: list[tuple[Any, int]] = []
+        self._count: int = 0
+        self._start()
+
+    def add(self, publications: Sequence[Publication]) -> None:
+        for source, records in publications:
+            headers = [CREDIT_SCHEMA, self._place(source.kind, source.offset)]
+            stamp = source.record_ms
+            append, count = self._append, self._count
+            for key, value in records:
+                if append(count, stamp, key, value, headers) is None:
+                    self.full.append((self._batch, count))
+                    self._start()
+                    append, count = self._append, 0
+                    append(0, stamp, key, value, headers)
+                count += 1
+            self._count = count
+
+    def close(self) -> list[tuple[Any, int]]:
+        """The batches, each with its number of records."""
+        if self._count:
+            self.full.append((self._batch, self._count))
+            self._count = 0
+        return self.full
+
+    def __bool__(self) -> bool:
+        return bool(self._count or self.full or self.dead)
+
+    def _start(self) -> None:
+        self._batch = self._new_batch()
+        # The C builder directly: BatchBuilder.append costs three times as much.
+        self._append = self._batch._builder.append
+        self._count = 0
 
 
 class Publisher:
@@ -127,6 +178,17 @@ class Publisher:
             with suppress(TimeoutError, KafkaError):
                 await asyncio.wait_for(producer.stop(), STOP_S)
 
+    def output(self, partition: int) -> Output:
+        """An empty output for the next transaction."""
+        producer = self._producer
+        if producer is None:
+            raise Refused("the producer is closed")
+
+        def place(kind: str, offset: int) -> tuple[str, bytes]:
+            return "touchstream-source", f"{self._topics[kind]}/{partition}/{offset}".encode()
+
+        return BatchedOutput(producer.create_batch, place)
+
     async def commit(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
         """Publish the output together with the next offsets of the two input topics.
 
@@ -172,41 +234,18 @@ class Publisher:
 
     async def _send(self, producer: AIOKafkaProducer, partition: int, output: Output) -> list[Any]:
         pending: list[Any] = []
-        batch = producer.create_batch()
-        append, count, total = batch._builder.append, 0, 0
-        topic = self._topics["credits"]
-        for publication in output.publications:
-            source = publication.source
-            headers = [CREDIT_SCHEMA, self._position(partition, source.kind, source.offset)]
-            stamp = source.record_ms
-            for key, value in publication.records:
-                if append(count, stamp, key, value, headers) is None:
-                    pending.append(await self._close(producer, batch, count, topic, partition))
-                    batch, count = producer.create_batch(), 0
-                    append = batch._builder.append
-                    append(0, stamp, key, value, headers)
-                count += 1
-            total += len(publication.records)
-            if total >= YIELD_EVERY:
-                total = 0
-                await asyncio.sleep(0)
-        if count:
-            pending.append(await self._close(producer, batch, count, topic, partition))
+        if isinstance(output, BatchedOutput):
+            for batch, count in output.close():
+                # Its builder was filled directly, so the batch does not know its count.
+                batch._relative_offset = count
+                batch.close()
+                pending.append(await producer.send_batch(batch, self._topics["credits"], partition=partition))
         dead_letters = self._topics["dead_letters"]
         pending += [
             await producer.send(dead_letters, key=letter.key, value=letter.value, headers=letter.all_headers())
             for letter in output.dead
         ]
         return pending
-
-    async def _close(self, producer: AIOKafkaProducer, batch: Any, count: int, topic: str, partition: int) -> Any:
-        # The C builder was used directly (a third of the cost of BatchBuilder.append), so its count is set by hand.
-        batch._relative_offset = count
-        batch.close()
-        return await producer.send_batch(batch, topic, partition=partition)
-
-    def _position(self, partition: int, kind: str, offset: int) -> tuple[str, bytes]:
-        return "touchstream-source", f"{self._topics[kind]}/{partition}/{offset}".encode()
 
 
 def records_of(output: Output) -> list[Record]:

@@ -49,8 +49,8 @@ class ProcessingSettings(Section):
 
     settle: Annotated[Duration, Field(ge=0, le=60_000, description="how long a conversion waits for its touches")] = 250
     workers: Annotated[int, Field(ge=1, le=256, description="worker processes that `run` supervises")] = 1
-    fetch_records: Annotated[int, Field(ge=1, le=100_000, description="records of one fetched batch")] = 4000
-    step_records: Annotated[int, Field(ge=1, le=100_000, description="records of one step: a batch of state")] = 8000
+    fetch_records: Annotated[int, Field(ge=1, le=100_000, description="records of one fetched batch")] = 16_000
+    step_records: Annotated[int, Field(ge=1, le=100_000, description="records of one step: a batch of state")] = 32_000
     held_max: Annotated[int, Field(ge=1, le=1_000_000, description="conversions of a partition held by the gate")] = (
         20_000
     )

@@ -129,6 +129,12 @@ class Worker:
         """SIGSTOP has taken effect: the state behind the name in /proc is T."""
         return Path(f"/proc/{self.pid}/stat").read_text().rpartition(")")[2].split()[0] == "T"
 
+    def heeds_sigterm(self) -> bool:
+        """It has come so far as to handle SIGTERM; before that the signal would simply kill it."""
+        status = Path(f"/proc/{self.pid}/status").read_text()
+        caught = next(line for line in status.splitlines() if line.startswith("SigCgt:"))
+        return bool(int(caught.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+
     def said(self) -> str:
         return f"--- worker {self.number} ({self.crash or 'no crash point'})\n{self.log.read_text(errors='replace')}"
 
@@ -245,12 +251,14 @@ class Cluster:
 
     def stop(self) -> None:
         """Ask all workers to end, in good order: each must end with 0."""
-        # One that is still starting has no handler for the signal yet.
-        self.until(lambda: len(self.members()) == len(self.alive), "all are members", feeding=False)
+        self.until(lambda: all(worker.heeds_sigterm() for worker in self.alive), "all have started", feeding=False)
+        self.until(lambda: len(self.members()) >= len(self.alive), "all are members", feeding=False)
+        restart, self.restart = self.restart, False
         asked = [worker.number for worker in self.alive]
         for worker in self.alive:
             worker.signal(signal.SIGTERM)
         self.until(lambda: not self.alive, "workers stopped", feeding=False)
+        self.restart = restart
         assert all(code == 0 for number, code in self.ended if number in asked), f"{self.ended}\n{self.said()}"
 
     def said(self) -> str:

@@ -117,6 +117,10 @@ class Publisher:
         self._epoch: int | None = None
         self.faults: deque[str] = deque()
 
+    def output(self, partition: int) -> Output:
+        """An empty output that keeps its publications."""
+        return Output()
+
     async def start(self) -> None:
         await asyncio.sleep(0)
         self._kafka.epoch += 1

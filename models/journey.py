@@ -13,7 +13,7 @@ from models.facts import Conversion, JourneyTouch, Touch
 
 # One key of touches covers this much record time. It is fixed for the life of a prefix, as it is part of the keys.
 # Longer: fewer keys a load; shorter: less is kept beyond what is needed, as a whole key expires at once.
-BUCKET_MS = 32 * 86_400_000
+BUCKET_MS = 64 * 86_400_000
 
 CODEC_VERSION = 1
 

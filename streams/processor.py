@@ -57,6 +57,8 @@ log = logging.getLogger("touchstream.processor")
 
 EXIT_RESTART = 75
 IDLE_WAIT_S = 1.0
+# Keys of journeys outlive their use by this much: clocks differ, and a worker may have to catch up.
+TTL_MARGIN_MS = 14 * 86_400_000
 # Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
 YIELD_EVERY = 200
 # A conversion can give thousands of credits, so not more than this many are released into one step.
@@ -129,7 +131,7 @@ class PartitionTask:
         policy = rules.policy
         self._reach_ms = policy.retention_ms + max(policy.corrections_ms, rules.late_ms)
         # Garbage collection only: what counts is decided by record times, never by what has expired.
-        self._ttl_ms = BUCKET_MS + 2 * self._reach_ms
+        self._ttl_ms = BUCKET_MS + max(2 * policy.retention_ms, self._reach_ms) + TTL_MARGIN_MS
         self._inbox: deque[Any] = deque()
         self._wake = asyncio.Event()
         self._stopping = False

@@ -393,7 +393,18 @@ def _as_is(self: Any, tp: Any, record: Any) -> Any:
     return record
 
 
+def _get_all(self: Any, max_records: int | None = None) -> list[Any]:
+    """All records of a fetched chunk at once; Faust never asks for less (`broker_max_poll_records` is unset)."""
+    if not self.check_assignment(self._topic_partition) or not self.has_more():
+        return []
+    records = list(self._partition_records._records_iterator)
+    self._update_position()
+    self._partition_records = None
+    return records
+
+
 def install() -> None:
     """Register the transport with Faust, and let aiokafka hand out its own C records, not a dataclass for each."""
     TRANSPORTS.aliases[SCHEME] = "streams.transport:Transport"
     aiokafka_fetcher.PartitionRecords._consumer_record = _as_is
+    aiokafka_fetcher.FetchResult.getall = _get_all

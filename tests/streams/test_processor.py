@@ -571,7 +571,7 @@ class TestClaimAgain:
         """The transport does not stop meanwhile; an unacked batch would hold up the next rebalance."""
 
         async def story() -> None:
-            desk = Desk()
+            desk = Desk(step_records=1)
             await desk.claim()
             for number in range(40):
                 desk.touch(f"t{number}")
@@ -583,6 +583,28 @@ class TestClaimAgain:
             pump.cancel()
             await desk.task.stop()
             assert all(message.acked for message in desk.consumer.handed)
+
+        runner.run(story())
+
+    @pytest.mark.parametrize("fails", [True, False])
+    def test_what_waits_is_acked_too(self, runner: asyncio.Runner, fails: bool) -> None:
+        """Batches behind the one that failed, or that a stop overtook, are acked without being looked at."""
+
+        async def story() -> None:
+            desk = Desk(step_records=1)
+            await desk.claim()
+            for number in range(4):
+                desk.touch(f"t{number}")
+            desk.consumer.fetch(TOUCHES, 9)
+            desk.task.start()
+            if fails:
+                desk.store.faults.append(Unreachable("no answer"))
+            for _ in range(4):
+                assert desk.task.take(desk.consumer.batch(1, 0))
+            if fails:
+                await eventually(lambda: desk.task.reclaims == 1)
+            await desk.task.stop()
+            assert [message.acked for message in desk.consumer.handed] == [True] * 4
 
         runner.run(story())
 

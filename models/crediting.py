@@ -198,6 +198,8 @@ class _Decision:
 
     def _take_event(self, event: Event) -> None:
         e = event.conversion
+        if self._conversions:
+            self._forget(e.record_ms)
         if self._pending:
             self._give_up_waiting(e.record_ms)
         if e.event_id is not None and self._is_seen(e.event_id):
@@ -206,6 +208,21 @@ class _Decision:
             self._create(event)
         else:
             self._correct(event)
+
+    def _forget(self, record_ms: int) -> None:
+        """Let go of the conversions that nothing can change any more, as of the journey's next conversion record.
+
+        By record time, so that it does not depend on when a batch was cut. They come in that order, so mostly one look
+        at the first is enough.
+        """
+        for c in list(self._conversions.values()):
+            policy, _ = self._rules.of(c.policy_version)
+            kept_ms = max(policy.corrections_ms, policy.retention_ms, self._rules.lateness_of(policy))
+            if c.record_ms + kept_ms >= record_ms:
+                return
+            if c.conversion_id not in self._causes:  # a touch of this very batch still changes it
+                del self._conversions[c.conversion_id]
+                self._out.changed = True
 
     def _give_up_waiting(self, record_ms: int) -> None:
         """Refuse the corrections that waited for longer than `corrections`, as the journey's next record shows."""

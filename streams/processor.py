@@ -205,8 +205,7 @@ class PartitionTask:
         self._last_ms = (-1, -1)
         self._gate = Gate(self._limits.settle_ms, self._limits.held_max)
         self._recent = RecentConversions(applied.latest_ms)
-        while self._inbox:  # handed out while claiming; an unacked batch would block the next revocation
-            self._ack(self._inbox.popleft())
+        self._ack_inbox()
         self._committed_at = time.monotonic()
         self.replaying = applied.touches < self._committed[0] or applied.conversions < self._committed[1]
 
@@ -262,7 +261,9 @@ class PartitionTask:
         try:
             while not self._stopping:
                 await self._turn()
-            await self._commit_applied()
+            # What is applied and not committed had no output: the next owner commits it.
+            with suppress(Refused):
+                await self._commit_applied()
         except (Fenced, Superseded, Uncertain) as exc:
             leave(f"partition {self.partition}: {exc!r}")
         except Exception as exc:
@@ -341,13 +342,14 @@ class PartitionTask:
         taken = self._take(batches, report)
         ready = taken.conversions if self.replaying else await self._release(taken)
         ends = self._ends()
-        if not (taken or ready) and ends == self._applied[:2]:
+        if not (taken.touches or taken.dead or ready) and ends == self._applied[:2]:
             await self._commit_when_due()
             return
         decided = await self._decide(taken, ready, sum(ends), report)
         self._crash_point("decided")
         if self.replaying:
-            report.replayed = len(taken.touches) + len(taken.dead) + len(ready)
+            # What these records came to was counted when they were published.
+            report = BatchReport(self.partition, replayed=len(taken.touches) + len(taken.dead) + len(ready))
         elif decided.output or ends[1] > self._committed[1] or self._is_commit_due(ends[0]):
             await self._publish(decided.output, ends, report)
         self._crash_point("published")
@@ -392,7 +394,8 @@ class PartitionTask:
             (now if touch[0] < touches_end else later).touches.append(touch)
         for held in taken.conversions:
             (now if held.offset < conversions_end else later).conversions.append(held)
-        later.dead += [letter for letter in taken.dead if letter.offset >= touches_end]
+        for letter in taken.dead:
+            (now if letter.offset < touches_end else later).dead.append(letter)
         most = 2 * self._limits.step_records
         consumer = self._owned_by()
         consumer.hold_back(self.touches, len(later.touches) + len(later.dead) > most)

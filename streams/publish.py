@@ -234,6 +234,8 @@ class Publisher:
 
     async def _send(self, producer: AIOKafkaProducer, partition: int, output: Output) -> list[Any]:
         pending: list[Any] = []
+        if output.publications:
+            raise ValueError("credits must be added to an output of this publisher")
         if isinstance(output, BatchedOutput):
             for batch, count in output.close():
                 # Its builder was filled directly, so the batch does not know its count.

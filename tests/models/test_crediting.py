@@ -587,6 +587,20 @@ def test_too_many_conversions_are_dead_letters() -> None:
     assert [reason for _, reason, _ in out.dead] == [Reason.TOO_MANY_CONVERSIONS]
 
 
+def test_a_conversion_that_nothing_can_change_any_more_makes_room() -> None:
+    """As of the journey's next record after `corrections` and retention it is gone, and its credits stay."""
+    story = Story("linear", corrections="2d", lookback="1d", allowed_lateness="1d")
+    story.take(*facts("a@-1h > conversion=10"))
+    published = len(story.log)
+    for days, known in ((2, ["c1", "c2"]), (3, ["c2", "c3"])):
+        create = draw("conversion=1").conversion
+        create.conversion_id, create.record_ms = f"c{days}", NOW_MS + 2 * DAY_MS + days - 2
+        story.take(create)
+        assert [c.conversion_id for c in story.journey.state.conversions] == known
+    assert all(row is not None for _, row in story.log)
+    assert [key for key, _ in story.log[:published]] == ["c1|linear|t1"]
+
+
 def story_state(story: Story, create: Conversion) -> list[Any]:
     alone = decide(stored_journey([[]], read_state(None)), [], [Event(create, b"", b"", [])], story.rules, 1)
     return alone.state.conversions

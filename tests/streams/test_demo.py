@@ -4,6 +4,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import msgspec
@@ -125,6 +126,9 @@ def test_the_shown_attribution_model_is_one_that_is_computed() -> None:
     assert shown_model(load_settings(None, {"attribution.models": ["linear"]}, {})) == "linear"
 
 
+DEADLINE_S = 120.0
+
+
 def demo_command(*more: str) -> list[str]:
     return [sys.executable, "-m", "streams.cli", "demo", "--plain", "--rate", "300", *more]
 
@@ -141,12 +145,24 @@ def test_a_demo_credits_and_cleans_up() -> None:
 
 def test_ctrl_c_ends_a_demo_with_0_and_no_process_stays() -> None:
     """SIGINT after the first credit: summary, exit code 0, and every process that was started is gone."""
-    with subprocess.Popen(demo_command(), stdout=subprocess.PIPE, text=True, cwd=ROOT) as process:
-        assert process.stdout is not None
-        assert any("first credit" in line for line in process.stdout)
-        started = psutil.Process(process.pid).children(recursive=True)
-        process.send_signal(signal.SIGINT)
-        rest = process.stdout.read()
+    with subprocess.Popen(
+        demo_command(),
+        stdout=subprocess.PIPE,
+        text=True,
+        cwd=ROOT,
+        # Whoever runs the tests in the background may have SIGINT ignored, which children inherit.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # noqa: PLW1509 there are no threads yet
+    ) as process:
+        deadline = threading.Timer(DEADLINE_S, process.kill)
+        deadline.start()
+        try:
+            assert process.stdout is not None
+            assert any("first credit" in line for line in process.stdout)
+            started = psutil.Process(process.pid).children(recursive=True)
+            process.send_signal(signal.SIGINT)
+            rest = process.stdout.read()
+        finally:
+            deadline.cancel()
     assert process.returncode == 0
     assert "stopped; nothing is left behind" in rest
     assert len(started) >= 6  # broker, Valkey, run, its worker, the generator, and their keepers

@@ -57,6 +57,7 @@ log = logging.getLogger("touchstream.processor")
 
 EXIT_RESTART = 75
 IDLE_WAIT_S = 1.0
+FINISH_TRIES = 3
 # Keys of journeys outlive their use by this much: clocks differ, and a worker may have to catch up.
 TTL_MARGIN_MS = 14 * 86_400_000
 # Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
@@ -261,14 +262,19 @@ class PartitionTask:
         try:
             while not self._stopping:
                 await self._turn()
-            # What is applied and not committed had no output: the next owner commits it.
-            with suppress(Refused):
-                await self._commit_applied()
+            await self._commit_at_the_end()
         except (Fenced, Superseded, Uncertain) as exc:
             leave(f"partition {self.partition}: {exc!r}")
         except Exception as exc:
             log.exception("partition %d stopped", self.partition)
             leave(f"partition {self.partition}: {exc!r}")
+
+    async def _commit_at_the_end(self) -> None:
+        """Commit what is applied. Where that is refused the next owner does it: it had no output."""
+        for _ in range(FINISH_TRIES):
+            with suppress(Refused):
+                await self._commit_applied()
+                return
 
     async def _turn(self) -> None:
         if not self._inbox:

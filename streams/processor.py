@@ -47,6 +47,7 @@ from state.store import Fenced, Lost, StoreError, Unreachable, Writes
 from streams.decode import Decoder, Taken, TakenTouch
 from streams.gate import Gate, Held
 from streams.metrics import Position
+from streams.patience import Patience
 from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, Uncertain
 from streams.report import BatchReport
 from streams.routing import misrouted
@@ -140,6 +141,7 @@ class PartitionTask:
         self._consumer: Consumer | None = None
         self.replaying = False
         self.reclaims = 0
+        self._patience = Patience(limits.retry_s)
 
     # -- life
 
@@ -325,17 +327,15 @@ class PartitionTask:
             self._ack(event)
         self._ack_inbox()
         consumer.invalidate(self.partition)
-        deadline = time.monotonic() + self._limits.retry_s
-        pause_s = 0.05
         while not self._stopping:
+            await self._patience.wait(cause)
             self.reclaims += 1
             try:
                 starts = await self.claim(consumer)
+            except Fenced:
+                raise
             except (StoreError, Refused, OSError) as exc:
-                if isinstance(exc, Fenced) or time.monotonic() > deadline:
-                    raise
-                await asyncio.sleep(pause_s)
-                pause_s = min(pause_s * 2, 2.0)
+                cause = exc
             else:
                 await consumer.reseek(self.partition, starts)
                 return

@@ -36,8 +36,10 @@ PARTITIONS = 4
 # A fence, not a claim: the slowest scenario waits for two sessions of six seconds on a busy machine.
 DEADLINE_S = 90.0
 POLL_S = 0.01
-# Input comes while it is worked on: the next wave is sent when so few records are left to do.
+# Input comes while it is worked on: the next wave is sent when so few records are left to do, or nothing was sent for
+# a while, as a store that lost its memory is missed only when there is something to do.
 BACKLOG = 400
+WAVE_S = 0.3
 ADMIN_S = 20.0
 STARTS_MAX = 12
 
@@ -169,6 +171,7 @@ class Cluster:
         self.names = topics_of(self.settings)
         self.sent = 0
         self._applied_most = 0
+        self._sent_s = 0.0
         self._ends: dict[tuple[str, int], int] = {}
         self._bootstrap = ",".join(self.settings.kafka.bootstrap_servers())
         self._producer = Producer(
@@ -181,6 +184,7 @@ class Cluster:
 
     def send_wave(self) -> None:
         """Send the next wave and wait until the broker has it."""
+        self._sent_s = time.monotonic()
         for topic, key, value in self.waves.pop(0):
             self._producer.produce(topic, value, key, on_delivery=self._delivered)
             self.sent += 1
@@ -235,8 +239,8 @@ class Cluster:
                 return
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {DEADLINE_S:g} s: {what}; {self.progress()}\n{self.said()}")
-            left = self.records_left()
-            if feeding and self.waves and left < BACKLOG:
+            few_left = self.records_left() < BACKLOG
+            if feeding and self.waves and (few_left or time.monotonic() - self._sent_s > WAVE_S):
                 self.send_wave()
             else:
                 time.sleep(POLL_S)  # between two looks, bounded by the deadline above

@@ -18,7 +18,7 @@ from faust.types import TP
 
 from state.memory import MemoryStore
 from state.store import Writes
-from streams import decode, processor
+from streams import decode, patience, processor
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain, records_of
 from streams.topics import Topics
 from streams.transport import BATCHES_IN_FLIGHT, Batch
@@ -362,6 +362,7 @@ def virtual_time() -> Iterator[asyncio.Runner]:
     with (
         mock.patch.object(processor, "time", clock),
         mock.patch.object(decode, "time", clock),
+        mock.patch.object(patience, "time", clock),
         asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner,
     ):
         yield runner

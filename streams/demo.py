@@ -22,6 +22,7 @@ from streams.errors import RunFailed
 from streams.options import DemoOptions
 from streams.servers import Child
 from streams.settings import Settings, load_settings
+from streams.spawn import hand_over, worker_command
 
 STARTED = time.monotonic()
 SETUP_FRESH_SECONDS = 30.0  # `make demo` starts us right after the set-up
@@ -108,7 +109,10 @@ async def _run(running: Demo, since: float) -> None:
     await topics.ensure(running.settings, running.options.partitions)
     since = running.step("topics", since)
     with contextlib.ExitStack() as stack:
-        _start(running, stack, "worker", ["run"])
+        # A worker of its own, not `touchstream run`: that would look at the servers first, and a second would pass.
+        worker = stack.enter_context(Child.started("worker", worker_command(log_level="WARNING")))
+        hand_over(running.settings, worker.process)
+        running.children.append(worker)
         _start(running, stack, "generator", _simulate_arguments(running.options))
         # Ctrl-C cancels this very task; what is left to do is the same as when a limit is reached.
         with contextlib.suppress(asyncio.CancelledError):

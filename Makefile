@@ -23,7 +23,7 @@ demo: setup  ## broker, Valkey, a worker, live credits; Ctrl-C ends it
 	@$(BIN)/touchstream demo $(TS_ARGS)
 
 test: setup-dev  ## every test but the slow ones
-	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
 
 lint: setup-dev  ## ruff: rules and format
 	@$(BIN)/ruff check .

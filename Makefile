@@ -22,8 +22,8 @@ setup-dev:  ## the same, and what tests, linters and benchmarks need
 demo: setup  ## broker, Valkey, a worker, live credits; Ctrl-C ends it
 	@$(BIN)/touchstream demo $(TS_ARGS)
 
-test: setup-dev  ## every test but the slow ones
-	@$(BIN)/python -m pytest -m "not slow" -n 2 --dist loadfile $(PYTEST_ARGS)
+test: setup-dev  ## every test but the slow ones (PYTEST_ARGS="-n 2 --dist loadfile" takes both cores)
+	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 lint: setup-dev  ## ruff: rules and format
 	@$(BIN)/ruff check .

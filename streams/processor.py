@@ -373,6 +373,9 @@ class PartitionTask:
         if self._later and not self.replaying:
             taken, self._later = self._later, taken
         for batch in batches:
+            # A record handed out twice would only show where nothing is deduplicated: as a second dead letter.
+            batch.touches = from_offset(batch.touches, self._read[0])
+            batch.conversions = from_offset(batch.conversions, self._read[1])
             self._decoder.touches(batch.touches, self.partition, taken)
             self._decoder.conversions(batch.conversions, self.partition, taken)
             if batch.touches:
@@ -635,6 +638,13 @@ class PartitionTask:
         # Where a save failed after its transaction, applied is the older of the two: that must not be committed again.
         if not self.replaying and self._applied.touches > self._committed[0]:
             await self._publish(Output(), self._applied[:2], BatchReport(self.partition))
+
+
+def from_offset(records: list[Any], offset: int) -> list[Any]:
+    """The records at or beyond an offset: all of them, but for what was taken already."""
+    if not records or records[0].offset >= offset:
+        return records
+    return [record for record in records if record.offset >= offset]
 
 
 def by_bucket(touches: Sequence[JourneyTouch]) -> dict[int, bytes]:

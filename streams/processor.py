@@ -52,7 +52,7 @@ from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, 
 from streams.report import BatchReport
 from streams.routing import misrouted
 from streams.topics import Topics
-from streams.transport import Batch, Consumer
+from streams.transport import Batch, Consumer, from_offset
 
 log = logging.getLogger("touchstream.processor")
 
@@ -638,13 +638,6 @@ class PartitionTask:
         # Where a save failed after its transaction, applied is the older of the two: that must not be committed again.
         if not self.replaying and self._applied.touches > self._committed[0]:
             await self._publish(Output(), self._applied[:2], BatchReport(self.partition))
-
-
-def from_offset(records: list[Any], offset: int) -> list[Any]:
-    """The records at or beyond an offset: all of them, but for what was taken already."""
-    if not records or records[0].offset >= offset:
-        return records
-    return [record for record in records if record.offset >= offset]
 
 
 def by_bucket(touches: Sequence[JourneyTouch]) -> dict[int, bytes]:

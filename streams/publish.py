@@ -14,7 +14,6 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
-from models.credit import Record
 from models.crediting import Publication
 from models.outcome import Reason
 
@@ -248,8 +247,3 @@ class Publisher:
             for letter in output.dead
         ]
         return pending
-
-
-def records_of(output: Output) -> list[Record]:
-    """All credit records of an output, in order."""
-    return [record for publication in output.publications for record in publication.records]

@@ -298,11 +298,9 @@ class Consumer(driver.Consumer):
 
     def _accept(self, tp: TP, records: list[Any]) -> None:
         self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-        first = self._next.get(tp, 0)
-        if records[0].offset < first:
-            records = [r for r in records if r.offset >= first]
-            if not records:
-                return
+        records = from_offset(records, self._next.get(tp, 0))
+        if not records:
+            return
         self._next[tp] = records[-1].offset + 1
         taken = self._taken.get(tp)
         if taken:
@@ -382,6 +380,13 @@ class Consumer(driver.Consumer):
         return processed >= end or (
             self._next.get(tp, 0) == processed and self._ends.get(tp) == processed and self._at(tp, end)
         )
+
+
+def from_offset(records: list[Any], offset: int) -> list[Any]:
+    """The records at or beyond an offset: all of them, but for what was taken already."""
+    if not records or records[0].offset >= offset:
+        return records
+    return [record for record in records if record.offset >= offset]
 
 
 class Transport(driver.Transport):

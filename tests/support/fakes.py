@@ -19,7 +19,7 @@ from faust.types import TP
 from state.memory import MemoryStore
 from state.store import Writes
 from streams import decode, patience, processor
-from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain, records_of
+from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain
 from streams.topics import Topics
 from streams.transport import BATCHES_IN_FLIGHT, Batch
 
@@ -105,7 +105,9 @@ class Kafka:
                 self.credits.append(Credit(len(self.credits), record_ms, key, value, self.transactions))
         self.dead += output.dead
         self.committed.update(offsets)
-        self.ledger.append(("published", len(records_of(output)), len(output.dead), tuple(offsets.values())))
+        self.ledger.append(
+            ("published", sum(len(p.records) for p in output.publications), len(output.dead), tuple(offsets.values()))
+        )
 
 
 class Publisher:

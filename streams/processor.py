@@ -52,7 +52,7 @@ from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, 
 from streams.report import BatchReport
 from streams.routing import misrouted
 from streams.topics import Topics
-from streams.transport import Batch, Consumer, from_offset
+from streams.transport import Batch, Consumer
 
 log = logging.getLogger("touchstream.processor")
 
@@ -373,9 +373,7 @@ class PartitionTask:
         if self._later and not self.replaying:
             taken, self._later = self._later, taken
         for batch in batches:
-            # A record handed out twice would only show where nothing is deduplicated: as a second dead letter.
-            batch.touches = from_offset(batch.touches, self._read[0])
-            batch.conversions = from_offset(batch.conversions, self._read[1])
+            self._prove_sequence(batch)
             self._decoder.touches(batch.touches, self.partition, taken)
             self._decoder.conversions(batch.conversions, self.partition, taken)
             if batch.touches:
@@ -388,6 +386,12 @@ class PartitionTask:
         self._count_misrouted(batches, report)
         report.stage("decode", started)
         return self._up_to_committed(taken) if self.replaying else taken
+
+    def _prove_sequence(self, batch: Batch) -> None:
+        """Raises RuntimeError where the transport went back without a claim: then it may have skipped records too."""
+        for records, read in zip((batch.touches, batch.conversions), self._read, strict=True):
+            if records and records[0].offset < read:
+                raise RuntimeError(f"expected records from offset {read} on, got {records[0].offset}")
 
     def _count_misrouted(self, batches: Sequence[Batch], report: BatchReport) -> None:
         partitions = self._owned_by().partitions(self.touches.topic)

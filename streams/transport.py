@@ -9,6 +9,9 @@ Rules that keep every record, each learnt from a loss:
 - A fetch can land after a re-claim or while the flow is stopped. Its records are dropped and the position is put back
   to the next offset that was not accepted, never to the first offset of what was dropped.
 - Every (re-)claim of a partition number gets a new incarnation; batches of an older one are acked and ignored.
+- Nothing is accepted of a partition number from its revocation to the end of its claim. The fetcher goes on in that
+  time, from the position that Kafka's own group protocol gave it, which is not where the claim will begin.
+- A chunk is accepted only if it begins where the one before it ended, so neither a gap nor a repeat goes unnoticed.
 - "Everything known has been read" is decided from accepted and processed offsets, not from the fetch position, which
   runs ahead of records still on their way through threads and queues.
 """
@@ -38,6 +41,14 @@ TAKEN_MAX = 40_000
 # also the longest delay that an idle partition can cause a busy one.
 FETCH_WAIT_MS = 50
 POLL_S = 0.05
+
+
+# A chunk that does not begin where the last one ended is fetched again so often; then the log itself has changed.
+BROKEN_MAX = 5
+
+
+class BrokenSequence(RuntimeError):
+    """The broker does not give the records that follow those taken so far."""
 
 
 class CoPartitioningError(RuntimeError):
@@ -91,6 +102,17 @@ class BatchSchema(faust.Schema[Any, Any]):
         return decode
 
 
+class Chunk(list[Any]):
+    """Records of one topic partition as they were fetched, and from which position to which."""
+
+    __slots__ = ("end", "start")
+
+    def __init__(self, records: Iterable[Any], start: int, end: int) -> None:
+        super().__init__(records)
+        self.start = start
+        self.end = end
+
+
 class ConsumerThread(driver.AIOKafkaConsumerThread):
     """Reads committed records only, and does not wait long at the broker."""
 
@@ -99,6 +121,16 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
         return consumer
+
+    async def move(self, tp: TP, offset: int) -> None:
+        """Seek in this thread, so that it cannot fall into the middle of a fetch being taken."""
+
+        async def seek() -> None:
+            consumer: Any = self._ensure_consumer()
+            consumer.seek(tp, offset)
+            consumer._subscription.subscription.assignment.state_value(tp).touchstream_passed = None
+
+        await self.call_thread(seek)
 
 
 class Consumer(driver.Consumer):
@@ -114,8 +146,10 @@ class Consumer(driver.Consumer):
         self._in_flight: defaultdict[int, int] = defaultdict(int)
         self._incarnation: defaultdict[int, int] = defaultdict(int)
         self._next: dict[TP, int] = {}
+        self._reached: dict[TP, int] = {}
+        self._broken: defaultdict[TP, int] = defaultdict(int)
         self._ends: dict[TP, int] = {}
-        self._blocked: set[int] = set()
+        self._claimed: set[int] = set()
         self._held_back: set[TP] = set()
         self._wake = asyncio.Event()
 
@@ -174,10 +208,11 @@ class Consumer(driver.Consumer):
         self._wake.set()
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
+        partitions = {tp.partition for tp in revoked if tp.topic in self._batched}
+        self._claimed -= partitions
         for tp in revoked:
             self._taken.pop(tp, None)
         await super().on_partitions_revoked(revoked)  # waits for acks
-        partitions = {tp.partition for tp in revoked if tp.topic in self._batched}
         for partition in partitions:
             self.invalidate(partition)
         if partitions:
@@ -188,10 +223,13 @@ class Consumer(driver.Consumer):
         if self.assignment() - mine:
             await super().perform_seek()
         partitions = self._partition_numbers(mine)
+        self._claimed -= partitions
         for partition in partitions:
             self.invalidate(partition)
         if partitions:
             await self._seek_all(await self._owner.on_assigned(self, partitions))
+        self._claimed |= partitions
+        self._wake.set()
 
     def _partition_numbers(self, assigned: Iterable[TP]) -> set[int]:
         """The partition numbers owned, which must be the same of both topics: a journey needs both."""
@@ -208,24 +246,29 @@ class Consumer(driver.Consumer):
 
     async def _seek_all(self, starts: Mapping[TP, int]) -> None:
         self._next.update(starts)
+        self._reached.update(starts)
         for tp, offset in starts.items():
             self._ends.pop(tp, None)
+            self._broken.pop(tp, None)
             await self.seek(tp, offset)
 
     async def reseek(self, partition: int, starts: Mapping[TP, int]) -> None:
         """Re-position one partition number while running, after a new claim."""
-        self._blocked.add(partition)
+        self._claimed.discard(partition)
         self.invalidate(partition)
         await self._seek_all(starts)
-        self._blocked.discard(partition)
+        self._claimed.add(partition)
         self._wake.set()
 
-    def _put_back(self, tp: TP) -> None:
+    async def _seek(self, partition: TP, offset: int) -> None:
+        await cast(ConsumerThread, self._thread).move(partition, offset)
+
+    async def _put_back(self, tp: TP) -> None:
         """Records of tp were fetched and dropped: read on from the first one that was not accepted."""
-        offset = self._next.get(tp)
+        offset = self._reached.get(tp)
         if offset is not None:
             try:
-                self._thread.seek(tp, offset)
+                await self._seek(tp, offset)
             except Exception as exc:  # not assigned any more: its next owner positions it
                 self.log.info("cannot put %r back: %r", tp, exc)
 
@@ -244,7 +287,7 @@ class Consumer(driver.Consumer):
     def _has_room(self, tp: TP) -> bool:
         taken = self._taken.get(tp)
         return (
-            tp.partition not in self._blocked
+            tp.partition in self._claimed
             and tp not in self._held_back
             and (taken is None or len(taken) < TAKEN_MAX)
             and self._in_flight[tp.partition] < BATCHES_IN_FLIGHT
@@ -272,16 +315,19 @@ class Consumer(driver.Consumer):
             return
         if not self.flow_active:
             for tp in records:
-                self._put_back(tp)
+                await self._put_back(tp)
             return
         for tp, fetched in records.items():
             if tp.topic not in self._batched:
                 for record in fetched:
                     yield tp, self._to_message(tp, record)
-            elif tp not in active or incarnations.get(tp.partition, 0) != self._incarnation[tp.partition]:
-                self._put_back(tp)  # asked for before a re-claim moved the position
-            else:
-                self._accept(TP(tp.topic, tp.partition), fetched)
+            elif (
+                tp not in active
+                or tp.partition not in self._claimed
+                or incarnations.get(tp.partition, 0) != self._incarnation[tp.partition]
+                or not self._accept(TP(tp.topic, tp.partition), fetched)
+            ):
+                await self._put_back(tp)  # mostly asked for before a re-claim moved the position
         self._note_ends(active)
         for partition in {tp.partition for tp, taken in self._taken.items() if taken}:
             while self._in_flight[partition] < BATCHES_IN_FLIGHT:
@@ -296,17 +342,25 @@ class Consumer(driver.Consumer):
                 self._read_offset[message.tp] = None
                 yield message.tp, message
 
-    def _accept(self, tp: TP, records: list[Any]) -> None:
+    def _accept(self, tp: TP, chunk: Chunk) -> bool:
+        """Take a chunk; False where it does not begin where the one before it ended."""
         self.app.monitor.track_tp_end_offset(tp, self.highwater(tp))
-        records = from_offset(records, self._next.get(tp, 0))
-        if not records:
-            return
-        self._next[tp] = records[-1].offset + 1
+        if chunk.start != self._reached.get(tp):
+            self._broken[tp] += 1
+            message = f"expected {tp.topic}/{tp.partition} from {self._reached.get(tp)}, got it from {chunk.start}"
+            if self._broken[tp] > BROKEN_MAX:
+                raise BrokenSequence(message)
+            self.log.warning("%s: fetching again", message)
+            return False
+        self._broken.pop(tp, None)
+        self._reached[tp] = chunk.end
+        self._next[tp] = chunk[-1].offset + 1
         taken = self._taken.get(tp)
         if taken:
-            taken.extend(records)
+            taken.extend(chunk)
         else:
-            self._taken[tp] = records
+            self._taken[tp] = chunk
+        return True
 
     def _next_message(self, partition: int, generation: int) -> BatchMessage | None:
         """The next chunk of a partition number, touches first as conversions wait for them."""
@@ -382,13 +436,6 @@ class Consumer(driver.Consumer):
         )
 
 
-def from_offset(records: list[Any], offset: int) -> list[Any]:
-    """The records at or beyond an offset: all of them, but for what was taken already."""
-    if not records or records[0].offset >= offset:
-        return records
-    return [record for record in records if record.offset >= offset]
-
-
 class Transport(driver.Transport):
     Consumer = Consumer
     driver_version = driver.Transport.driver_version + " batch"
@@ -402,10 +449,21 @@ def _get_all(self: Any, max_records: int | None = None) -> list[Any]:
     """All records of a fetched chunk at once; Faust never asks for less (`broker_max_poll_records` is unset)."""
     if not self.check_assignment(self._topic_partition) or not self.has_more():
         return []
-    records = list(self._partition_records._records_iterator)
+    fetched = self._partition_records
+    start = fetched.next_fetch_offset
+    records = list(fetched._records_iterator)
     self._update_position()
     self._partition_records = None
-    return records
+    state = self._assignment.state_value(self._topic_partition)
+    # A fetch can hold markers of transactions only; nothing is handed out then, and the next chunk begins before it.
+    passed = getattr(state, "touchstream_passed", None)
+    if passed is not None and passed[1] == start:
+        start = passed[0]
+    if not records:
+        state.touchstream_passed = (start, fetched.next_fetch_offset)
+        return []
+    state.touchstream_passed = None
+    return Chunk(records, start, fetched.next_fetch_offset)
 
 
 def install() -> None:

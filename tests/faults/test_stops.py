@@ -25,7 +25,6 @@ def test_a_worker_is_asked_to_stop_under_load(make: Make) -> None:
         verdict.check(cluster)
 
 
-@pytest.mark.slow
 def test_workers_join_and_leave_under_load(make: Make) -> None:
     """Two share the work, a third joins, the first leaves: no one dies of it, and no credit is lost or doubled."""
     with make() as cluster:

@@ -2,8 +2,6 @@
 
 import signal
 
-import pytest
-
 from tests.faults import verdict
 from tests.faults.conftest import Make
 

@@ -119,6 +119,7 @@ class Bench:
         else:
             end_ms, outputs = (int(x) for x in self._await_line(reader, "reached", children))
         end = self._marks(children)
+        broker_end = self.kafka.child.usage.at(end_ms / 1000)  # before the observer reads the output
         surplus = 0 if system.limited else int(self._await_line(reader, "final", [])[0]) - self._expected(system)
         return Measured(
             system=system.name,
@@ -131,7 +132,7 @@ class Bench:
             client_cpu=end.client - start.client,
             client_total_cpu=end.client,
             redis_cpu=end.redis - start.redis if system.uses_redis else 0.0,
-            broker_cpu=end.broker - start.broker,
+            broker_cpu=broker_end - start.broker,
             client_peak_mib=sum(c.usage.peak_bytes for c in children) / 2**20,
             redis_peak_mib=self.redis.child.usage.peak_bytes / 2**20 if system.uses_redis else 0.0,
         )

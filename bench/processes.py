@@ -5,6 +5,7 @@ import signal
 import subprocess
 import threading
 import time
+from collections import deque
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -13,6 +14,7 @@ import psutil
 from bench.jars import ROOT
 
 SAMPLE_SECONDS = 0.25
+HISTORY_MAX = 4_000  # samples, a quarter of an hour
 STOP_SECONDS = 10.0
 
 
@@ -84,6 +86,7 @@ class Usage:
         self.root = psutil.Process(pid)
         self.cpu_by_pid: dict[int, float] = {}
         self.peak_bytes = 0
+        self._history: deque[tuple[float, float]] = deque(maxlen=HISTORY_MAX)
         self._lock = threading.Lock()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
@@ -108,7 +111,15 @@ class Usage:
                     continue
                 self.cpu_by_pid[process.pid] = times.user + times.system
             self.peak_bytes = max(self.peak_bytes, resident)
-            return sum(self.cpu_by_pid.values())
+            total = sum(self.cpu_by_pid.values())
+            self._history.append((time.time(), total))
+            return total
+
+    def at(self, moment: float) -> float:
+        """CPU seconds of the tree by the first sample at or after `moment` (epoch seconds), or the last before it."""
+        with self._lock:
+            samples = list(self._history)
+        return next((cpu for taken, cpu in samples if taken >= moment), samples[-1][1])
 
     def reset_peak(self) -> None:
         """Forget the peak so far: servers outlive the runs that they are measured for."""

@@ -148,7 +148,7 @@ class Consumer(driver.Consumer):
         self._next: dict[TP, int] = {}
         self._reached: dict[TP, int] = {}
         self._broken: defaultdict[TP, int] = defaultdict(int)
-        self._ends: dict[TP, int] = {}
+        self._ends: dict[TP, tuple[int, int]] = {}
         self._claimed: set[int] = set()
         self._held_back: set[TP] = set()
         self._wake = asyncio.Event()
@@ -401,10 +401,12 @@ class Consumer(driver.Consumer):
     # -- how far reading has come
 
     def _note_ends(self, active: Iterable[TP]) -> None:
-        """Where the position stands at the known end, everything accepted so far is everything there is."""
+        """Note how far everything there is has been accepted; called when no chunk is on its way to `_accept`."""
         for tp in active:
-            if tp.topic in self._batched and self._at(tp, self.known_end(tp)):
-                self._ends[tp] = self._next.get(tp, 0)
+            if tp.topic in self._batched:
+                end = self.known_end(tp)
+                if end is not None and self._is_at(tp, end):
+                    self._ends[tp] = (self._next.get(tp, 0), end)
 
     def known_end(self, tp: TP) -> int | None:
         """The last stable offset of tp as the broker's latest answer gave it; None before the first."""
@@ -419,21 +421,19 @@ class Consumer(driver.Consumer):
         thread: Any = self._thread
         return thread._consumer._subscription.subscription.assignment.state_value(tp)
 
-    def _at(self, tp: TP, offset: int | None) -> bool:
+    def _is_at(self, tp: TP, offset: int) -> bool:
         """True where the fetch position is at or beyond the offset; markers at the end have moved it too."""
         state = self._state(tp)
-        if state is None or offset is None or not state.has_valid_position:
-            return False
-        return bool(state.position >= offset)
+        return state is not None and state.has_valid_position and bool(state.position >= offset)
 
     def has_read(self, tp: TP, processed: int, end: int) -> bool:
         """Every record of tp below `end` has been processed, `processed` being the next offset after the last one.
 
-        Markers of transactions take offsets, so the last record can lie well below `end`.
+        Markers of transactions take offsets, so the last record can lie well below `end`. The fetch position does not
+        tell: it is beyond records that are on their way between threads.
         """
-        return processed >= end or (
-            self._next.get(tp, 0) == processed and self._ends.get(tp) == processed and self._at(tp, end)
-        )
+        accepted, noted_end = self._ends.get(tp, (0, -1))
+        return processed >= end or (accepted <= processed and noted_end >= end)
 
 
 class Transport(driver.Transport):

@@ -37,8 +37,8 @@ class Thread:
         self.while_fetching = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
-        state = SimpleNamespace(lso=1_000, highwater=1_000, has_valid_position=True, position=0)
-        assignment = SimpleNamespace(state_value=lambda tp: state)
+        self.state = SimpleNamespace(lso=1_000, highwater=1_000, has_valid_position=True, position=0)
+        assignment = SimpleNamespace(state_value=lambda tp: self.state)
         self._consumer = SimpleNamespace(
             _subscription=SimpleNamespace(subscription=SimpleNamespace(assignment=assignment))
         )
@@ -191,6 +191,25 @@ async def test_a_revoked_partition_is_not_asked_for(case: Case) -> None:
     case.thread.answers = [{TOUCHES: chunk(0, 4)}]
     assert await handed_out(case.consumer) == []
     assert case.thread.asked == []
+
+
+async def test_records_between_threads_are_not_read_yet(case: Case) -> None:
+    """The fetch position is past a chunk before the chunk is handed out: until then nobody has read it."""
+    case.thread.answers = [{TOUCHES: chunk(0, 4)}]
+    case.thread.state.position = case.thread.state.lso = 5
+    await handed_out(case.consumer)
+    assert case.consumer.has_read(TOUCHES, 5, 5)
+    case.thread.go_on.clear()
+    case.thread.while_fetching.clear()
+    case.thread.answers = [{TOUCHES: chunk(5, 7)}]
+    look = asyncio.ensure_future(handed_out(case.consumer))
+    await case.thread.while_fetching.wait()
+    case.thread.state.position = case.thread.state.lso = 9  # a marker follows the chunk
+    assert not case.consumer.has_read(TOUCHES, 5, 9)
+    case.thread.go_on.set()
+    assert await look == [5, 6, 7]
+    assert not case.consumer.has_read(TOUCHES, 5, 9), "handed out, and not processed"
+    assert case.consumer.has_read(TOUCHES, 8, 9)
 
 
 # -- chunks as aiokafka fetches them

@@ -13,11 +13,11 @@ from typing import NamedTuple
 import msgspec
 
 from models import path as paths
-from models.credit import CreditSet, Encoder, Record
+from models.credit import CreditSet, Record
 from models.facts import Conversion, JourneyTouch
 from models.journey import EMPTY_STATE, JourneyConversion, JourneyState, PendingCorrection, by_time, in_order, unique
 from models.outcome import Reason
-from models.policy import Policy
+from models.rules import Rules, place_of
 
 # Conversions of one journey that can still be corrected. A journey beyond this is a mistake in the data (everybody's
 # orders under one id); its further conversions become dead letters, as each one more makes every step dearer.
@@ -89,24 +89,6 @@ class Outcome(msgspec.Struct):
     mismatched: int = 0
 
 
-class Rules:
-    """The policy that new conversions get, and those that earlier ones keep."""
-
-    def __init__(self, policy: Policy, settle_ms: int, earlier: Sequence[Policy] = ()) -> None:
-        self.policy = policy
-        self._settle_ms = settle_ms
-        self._known = {p.version: (p, Encoder(p.models, p.version)) for p in [*earlier, policy]}
-        self.late_ms = self.lateness_of(policy)
-
-    def lateness_of(self, policy: Policy) -> int:
-        """How much younger in record time a touch may be than a conversion and still count for it."""
-        return max(policy.allowed_lateness_ms, self._settle_ms)
-
-    def of(self, version: str) -> tuple[Policy, Encoder]:
-        """The policy of that version; where it is not known any more, today's."""
-        return self._known.get(version) or self._known[self.policy.version]
-
-
 def decide(
     journey: Journey,
     arrivals: Sequence[Arrival],
@@ -142,7 +124,7 @@ class _Decision:
         self._cap()  # without arrivals too: most touches are appended without being looked at
         for event in events:
             self._take_event(event)
-        if events and self._rules.policy.reuse == "reset_after_conversion":
+        if events and self._rules.policy.resets:
             self._mark_after_reset()
         if not self._replaying:
             for conversion_id, source in self._causes.items():
@@ -192,8 +174,9 @@ class _Decision:
             if c.retracted or not policy.credited(c.type):
                 continue
             first_ms = c.occurred_ms - policy.lookback_max_ms(c.type)
+            first, last = self._rules.window(c)
             for touch, source in fresh:
-                if first_ms <= touch.occurred_ms <= c.occurred_ms and self._counts(touch, c, policy):
+                if first_ms <= touch.occurred_ms <= c.occurred_ms and first <= touch.record_ms <= last:
                     self._cause(c.conversion_id, source)
 
     def _take_event(self, event: Event) -> None:
@@ -323,10 +306,10 @@ class _Decision:
         """Under reset_after_conversion a conversion that comes or goes changes where the later ones begin."""
         if not self._causes:
             return
-        first = min((self._conversions[i] for i in self._causes), key=_place)
+        first = min((self._conversions[i] for i in self._causes), key=place_of)
         source = self._causes[first.conversion_id]
         for c in list(self._conversions.values()):
-            if _place(c) > _place(first) and self._rules.of(c.policy_version)[0].credited(c.type):
+            if place_of(c) > place_of(first) and self._rules.of(c.policy_version)[0].credited(c.type):
                 self._causes.setdefault(c.conversion_id, source)
 
     def _cause(self, conversion_id: str, source: Source) -> None:
@@ -371,7 +354,7 @@ class _Decision:
         if not changed:
             return []
         if now.rebuilt:
-            return self._everything(now, new)
+            return self._all_of(now, [n for _, n in changed])
         records: list[Record] = []
         for o, n in changed:
             kept = {key for key, _ in n.records}
@@ -379,18 +362,20 @@ class _Decision:
             records += [(key, None) for key, _ in o.records if key not in kept]
         return records
 
-    def _everything(self, now: JourneyConversion, new: list[CreditSet]) -> list[Record]:
-        """The first restatement after a rebuild: what was published before may rest on facts that are gone since."""
+    def _all_of(self, now: JourneyConversion, changed: list[CreditSet]) -> list[Record]:
+        """A restatement after a rebuild: what was published before may rest on facts that are gone since.
+
+        So the sets that changed are published with tombstones for every other key that they can have had. The others
+        are left alone: nothing is known of them that would be better than what was published.
+        """
         _, encoder = self._rules.of(now.policy_version)
-        records: list[Record] = list(chain.from_iterable(s.records for s in new))
+        records: list[Record] = list(chain.from_iterable(s.records for s in changed))
         kept = {key for key, _ in records}
+        names = {s.attribution_model for s in changed}
         touch_ids = [t.event_id for t in {t.event_id: t for t in [*self._before.touches, *self._out.touches]}.values()]
-        for _, keys in encoder.keys(now.conversion_id, touch_ids):
-            records += [(key, None) for key in keys if key not in kept]
-        settled = copy(now)
-        settled.rebuilt = False
-        self._conversions[now.conversion_id] = settled
-        self._out.changed = True
+        for name, keys in encoder.keys(now.conversion_id, touch_ids):
+            if name in names:
+                records += [(key, None) for key in keys if key not in kept]
         return records
 
     def _sets(
@@ -403,8 +388,8 @@ class _Decision:
         policy, encoder = self._rules.of(c.policy_version)
         if c.retracted:
             return encoder.retracted(c, self._revision)
-        after_ms = self._previous_ms(c, conversions) if policy.reuse == "reset_after_conversion" else None
-        counting = self._counting(c, touches, policy)
+        after_ms = self._rules.previous_ms(c, conversions) if policy.resets else None
+        counting = self._counting(c, touches)
         path = paths.build(counting, c.occurred_ms, c.type, policy, after_ms)
         if not path.touches:
             return encoder.unattributed(c, self._revision)
@@ -412,37 +397,12 @@ class _Decision:
             path = paths.Path(path.touches, True)
         return encoder.credited(c, path, self._revision)
 
-    def _counting(
-        self, c: JourneyConversion, touches: Sequence[JourneyTouch], policy: Policy
-    ) -> Sequence[JourneyTouch]:
+    def _counting(self, c: JourneyConversion, touches: Sequence[JourneyTouch]) -> Sequence[JourneyTouch]:
         """Those that count by record time; event time is the path's business. Mostly all do: that is cheap to see."""
-        first, last = self._record_window(c, policy)
+        first, last = self._rules.window(c)
         if all([first <= t.occurred_ms + t.lag_ms <= last for t in touches]):  # noqa: C419 a list is faster here
             return touches
         return [t for t in touches if first <= t.occurred_ms + t.lag_ms <= last]
-
-    def _counts(self, touch: JourneyTouch, c: JourneyConversion, policy: Policy) -> bool:
-        first, last = self._record_window(c, policy)
-        return first <= touch.record_ms <= last
-
-    def _record_window(self, c: JourneyConversion, policy: Policy) -> tuple[int, int]:
-        return c.record_ms - policy.retention_ms, c.record_ms + self._rules.lateness_of(policy)
-
-    def _previous_ms(self, c: JourneyConversion, conversions: Collection[JourneyConversion]) -> int | None:
-        """When the conversion before this one was, among credited and not retracted ones; None for the first."""
-        earlier = [
-            _place(o)
-            for o in conversions
-            if not o.retracted
-            and _place(o) < _place(c)
-            and o.record_ms <= c.record_ms + self._rules.of(c.policy_version)[0].corrections_ms
-            and self._rules.of(o.policy_version)[0].credited(o.type)
-        ]
-        return max(earlier)[0] if earlier else None
-
-
-def _place(c: JourneyConversion) -> tuple[int, str]:
-    return c.occurred_ms, c.conversion_id
 
 
 def stored(blobs: Sequence[list[JourneyTouch]], state: JourneyState = EMPTY_STATE) -> Journey:

@@ -34,7 +34,7 @@ class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
 
     `restated_*` hold the winning correction's (occurred_ms, offset) and content; value and currency win independently,
     as a restate may name only one of them. `seen` are the explicit event_ids of create and corrections.
-    `rebuilt` is true where the conversion was read again from the log and not published by this journey's state.
+    `rebuilt` is true where the conversion was read again from the log, so that what was published of it is not known.
     """
 
     conversion_id: str

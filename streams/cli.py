@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from streams.commands import config, records, topics, work
+from streams.commands import config, dead_letters, explain, journey, records, topics, work
 from streams.errors import EXIT_FINE, TouchstreamError, UnexpectedError, UsageError, debugging, render
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects of a program that Ctrl-C ended
@@ -32,7 +32,10 @@ def build_app() -> typer.Typer:
     app.callback(invoke_without_command=True)(_top)
     for command in (work.demo, work.run, work.replay, work.simulate, work.doctor, records.channel):
         app.command()(command)
+    app.command()(explain.explain)
+    app.command()(journey.journey)
     app.add_typer(topics.app, name="topics")
+    app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(config.app, name="config")
     app.add_typer(records.schema_app, name="schema")
     return app

@@ -7,13 +7,14 @@ from typing import Any
 
 import pytest
 
-from models.crediting import OPEN_CONVERSIONS_MAX, PENDING_MAX, Arrival, Event, Journey, Outcome, Rules, Source, decide
+from models.crediting import OPEN_CONVERSIONS_MAX, PENDING_MAX, Arrival, Event, Journey, Outcome, Source, decide
 from models.crediting import stored as stored_journey
 from models.facts import Conversion, JourneyTouch, Touch
 from models.journey import frame, read_frames, read_state, write_state
 from models.outcome import Reason
 from models.policy import Policy
 from models.records.output import Credit
+from models.rules import Rules
 from tests.support.drawn import NOW_MS, draw
 
 DAY_MS = 86_400_000
@@ -633,20 +634,29 @@ def test_a_replay_publishes_nothing_and_ends_in_the_same_state() -> None:
     assert again.journey.state == live.journey.state
 
 
-def test_the_first_restatement_after_a_rebuild_takes_back_every_key_it_does_not_publish() -> None:
-    """What was published before may rest on facts that are gone; the next restatement is an ordinary one."""
+def test_a_restatement_after_a_rebuild_takes_back_every_key_it_does_not_publish() -> None:
+    """What was published before may rest on facts that are gone, and no restatement tells which of them."""
     story = Story("first_touch", "last_touch")
     a, b, c, d = facts("a@-4d > b@-3d > c@-2d > d@-1d")
     story.take(b, c, *facts("conversion=10"), replaying=True)
-    story.take(late(a, 1))
-    values = {key for key, row in story.log if row is not None}
-    gone = {key for key, row in story.log if row is None}
-    assert values == {"c1|first_touch|t1", "c1|last_touch|t3"}
-    every = {f"c1|{name}|{touch}" for name in ("first_touch", "last_touch") for touch in ("", "t1", "t2", "t3")}
-    assert gone == every - values
-    before = len(story.log)
-    story.take(late(d, 2))
-    assert {key for key, row in story.log[before:] if row is None} == {"c1|last_touch|t3"}
+    for touch, first, last in ((late(a, 1), "t1", "t3"), (late(d, 2), "t1", "t4")):
+        before = len(story.log)
+        story.take(touch)
+        values = {key for key, row in story.log[before:] if row is not None}
+        gone = {key for key, row in story.log[before:] if row is None}
+        assert values == {f"c1|first_touch|{first}", f"c1|last_touch|{last}"}
+        known = ("", *(t.event_id for t in story.journey.touches))
+        assert gone == {f"c1|{name}|{t}" for name in ("first_touch", "last_touch") for t in known} - values
+
+
+def test_after_a_rebuild_too_a_set_that_did_not_change_is_left_alone() -> None:
+    """Of an attribution model that says the same as before nothing is published, nor is anything of it taken back."""
+    story = Story("first_touch", "last_touch", max_touches=2)
+    a, b, c, d = facts("a@-4d > b@-3d > c@-2d > d@-1d")
+    story.take(a, b, d, *facts("conversion=10"), replaying=True)
+    story.take(late(c, 1))
+    assert {key for key, row in story.log if row is not None} == {"c1|first_touch|t3"}
+    assert {key for key, row in story.log if row is None} == {f"c1|first_touch|{t}" for t in ("", "t1", "t2", "t4")}
 
 
 def test_a_rebuilt_conversion_is_silent_while_nothing_changes() -> None:

@@ -13,8 +13,18 @@ from streams.commands import work
 from streams.options import ReplayOptions
 
 ROOT = Path(__file__).parents[2]
-COMMANDS = ["demo", "run", "replay", "simulate", "doctor", "channel", "topics", "config", "schema"]
-NESTED = [["topics", "plan"], ["topics", "apply"], ["config", "check"], ["config", "show"], ["config", "schema"]]
+COMMANDS = [
+    *("demo", "run", "replay", "simulate", "doctor", "channel", "topics", "config", "schema"),
+    *("explain", "journey", "dead-letters"),
+]
+NESTED = [
+    ["topics", "plan"],
+    ["topics", "apply"],
+    ["dead-letters", "accept"],
+    ["config", "check"],
+    ["config", "show"],
+    ["config", "schema"],
+]
 
 
 @pytest.fixture(autouse=True)
@@ -62,7 +72,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["explain"], "No such command 'explain'"),
+        (["forget"], "No such command 'forget'"),
         (["topcis", "plan"], "Did you mean 'topics'"),
         (["topics", "plan", "--partitions", "many"], "--partitions"),
         (["topics", "plan", "--partitions", "0"], "between 1 and 10000"),

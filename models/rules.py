@@ -1,0 +1,48 @@
+"""The policies in force: which one counts for a conversion, and which facts count for it under that."""
+
+from collections.abc import Iterable, Sequence
+
+from models.credit import Encoder
+from models.journey import JourneyConversion
+from models.policy import Policy
+
+
+class Rules:
+    """The policy that new conversions get, and those that earlier ones keep."""
+
+    def __init__(self, policy: Policy, settle_ms: int, earlier: Sequence[Policy] = ()) -> None:
+        self.policy = policy
+        self._settle_ms = settle_ms
+        self._known = {p.version: (p, Encoder(p.models, p.version)) for p in [*earlier, policy]}
+        self.late_ms = self.lateness_of(policy)
+
+    def lateness_of(self, policy: Policy) -> int:
+        """How much younger in record time a touch may be than a conversion and still count for it."""
+        return max(policy.allowed_lateness_ms, self._settle_ms)
+
+    def of(self, version: str) -> tuple[Policy, Encoder]:
+        """The policy of that version; where it is not known any more, today's."""
+        return self._known.get(version) or self._known[self.policy.version]
+
+    def window(self, c: JourneyConversion) -> tuple[int, int]:
+        """First and last record time (epoch ms, both included) at which a touch counts for the conversion."""
+        policy, _ = self.of(c.policy_version)
+        return c.record_ms - policy.retention_ms, c.record_ms + self.lateness_of(policy)
+
+    def previous_ms(self, c: JourneyConversion, conversions: Iterable[JourneyConversion]) -> int | None:
+        """When the conversion before this one was, among credited and not retracted ones; None for the first."""
+        honoured_ms = c.record_ms + self.of(c.policy_version)[0].corrections_ms
+        earlier = [
+            place_of(o)
+            for o in conversions
+            if not o.retracted
+            and place_of(o) < place_of(c)
+            and o.record_ms <= honoured_ms
+            and self.of(o.policy_version)[0].credited(o.type)
+        ]
+        return max(earlier)[0] if earlier else None
+
+
+def place_of(c: JourneyConversion) -> tuple[int, str]:
+    """What conversions are ordered by: event time, then id."""
+    return c.occurred_ms, c.conversion_id

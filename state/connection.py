@@ -35,22 +35,37 @@ class _Unix(_Packing, UnixDomainSocketConnection):
 
 
 def connect(url: str, timeout_s: float) -> "Redis":
-    """Return a client for a `redis://`, `rediss://` or `unix://` URL; nothing is sent yet.
+    """Return a client for the one server at a `redis://`, `rediss://` or `unix://` URL; nothing is sent yet.
 
     `timeout_s` bounds connecting, each read and each write. redis-py's own repeats (10 by default in its
     newer versions) are off: a repeat is the store's decision, which knows that its scripts can bear it.
     Raises ValueError for a URL that redis-py does not understand.
     """
+    return client_of(options_of(url, timeout_s))
+
+
+def options_of(url: str, timeout_s: float) -> dict[str, Any]:
+    """The options of each connection to this URL, its class among them; see `connect`."""
     kwargs: dict[str, Any] = dict(parse_url(url))
     kinds: dict[object, type] = {SSLConnection: _Tls, UnixDomainSocketConnection: _Unix}
     kind = kinds.get(kwargs.pop("connection_class", None), _Tcp)
     settings: dict[str, Any] = {
+        "connection_class": kind,
         "socket_timeout": timeout_s,
         "socket_connect_timeout": timeout_s,
         "retry": Retry(NoBackoff(), 0),
         "protocol": 2,
-        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
         "max_connections": CONNECTIONS_MAX,
-        "timeout": timeout_s,
+        # It would be sent as CLIENT SETINFO, which is one more right to grant, and of no use to the product.
+        "driver_info": None,
     }
-    return Redis(connection_pool=BlockingConnectionPool(connection_class=kind, **{**settings, **kwargs}))
+    return {**settings, **kwargs}
+
+
+def client_of(options: dict[str, Any]) -> "Redis":
+    """A client with a pool of its own; who finds all connections in use waits as long as for an answer."""
+    extra: dict[str, Any] = {
+        "timeout": options["socket_timeout"],
+        "maint_notifications_config": MaintNotificationsConfig(enabled=False),
+    }
+    return Redis(connection_pool=BlockingConnectionPool(**{**extra, **options}))

@@ -6,6 +6,8 @@ and its journey must be read. On a new claim nothing is remembered, so the floor
 is stored with the applied offsets.
 """
 
+from collections.abc import Iterable
+
 JOURNEYS_MAX = 100_000
 
 
@@ -19,9 +21,13 @@ class RecentConversions:
         self._journeys_max = journeys_max
         self.last: dict[bytes, int] = {}
 
-    def can_be_late(self, key: bytes, occurred_ms: int) -> bool:
-        """False where no conversion of this journey is at or after that event time."""
-        return occurred_ms <= self.last.get(key, self.floor_ms - 1)
+    def late(self, touches: Iterable[tuple[int, int, bytes, int, bytes]]) -> list[bytes]:
+        """The journeys of touches (offset, record time, key, event time, frame) with a conversion at or after them.
+
+        A whole batch at once: a call a touch would cost more than the test.
+        """
+        last, floor_ms = self.last, self.floor_ms - 1
+        return [key for _, _, key, occurred_ms, _ in touches if occurred_ms <= last.get(key, floor_ms)]
 
     def add(self, key: bytes, occurred_ms: int) -> None:
         """A conversion was accepted."""

@@ -20,16 +20,23 @@ from redis.exceptions import (
 )
 
 from state import scripts
-from state.connection import connect
-from state.health import problems
 from state.keys import APPLIED, DROPPING, OWNER, RESERVED, check_app, prefix
+from state.route import Route
 from state.store import Fenced, Lost, StoreError, Unreachable, Writes, check_save
 
 ATTEMPTS = 4
 LOAD_CHUNK = 500  # keys an MGET: journeys have a bound of their own, this one keeps a reply below some 100 MB
 SCAN_COUNT = 1_000  # keys looked at, and at most a few more deleted, in one command: well below a millisecond
-_TRANSIENT = (redis_errors.ConnectionError, redis_errors.TimeoutError, OSError, BusyLoadingError)
-_REFUSED = ("MISCONF", "BUSY", "CLUSTERDOWN", "MASTERDOWN", "NOREPLICAS", "TRYAGAIN")
+_TRANSIENT = (
+    redis_errors.ConnectionError,
+    redis_errors.TimeoutError,
+    OSError,
+    BusyLoadingError,
+    redis_errors.ClusterDownError,  # a failover is under way, or a slot has no node
+    redis_errors.TryAgainError,  # the slot is being moved to another node
+    redis_errors.MasterDownError,
+)
+_REFUSED = ("MISCONF", "BUSY", "NOREPLICAS")
 
 Argument = bytes | str | int
 T = TypeVar("T")
@@ -38,20 +45,23 @@ T = TypeVar("T")
 class Script:
     """A Lua script, called by its hash, and by its text where the server does not know it (any more)."""
 
-    def __init__(self, redis: Any, text: str) -> None:
-        self._redis, self._text = redis, text
+    def __init__(self, route: Route, text: str) -> None:
+        self._route, self._text = route, text
         self._sha = hashlib.sha1(text.encode()).hexdigest()
 
     async def __call__(self, keys: Sequence[bytes], args: Sequence[Argument]) -> list[Any]:
         try:
-            found = await self._redis.execute_command("EVALSHA", self._sha, len(keys), *keys, *args)
+            found = await self._route.call(keys[0], "EVALSHA", self._sha, len(keys), *keys, *args)
         except NoScriptError:
-            found = await self._redis.execute_command("EVAL", self._text, len(keys), *keys, *args)
+            found = await self._route.call(keys[0], "EVAL", self._text, len(keys), *keys, *args)
         return cast(list[Any], found)
 
 
 class RedisStore:
-    """Journeys of application `app` in the Redis at `url` (`redis://`, `rediss://`, `unix://`)."""
+    """Journeys of application `app` in the Redis at `url` (`redis://`, `rediss://`, `unix://`).
+
+    Where a node of a Redis Cluster answers there, each partition is looked for at the primary that has its slot.
+    """
 
     def __init__(
         self,
@@ -65,9 +75,9 @@ class RedisStore:
     ) -> None:
         self._app = check_app(app)
         self._grown, self._load_chunk, self._deadline_s = grown_bytes, load_chunk, deadline_s
-        self._redis: Any = connect(url, timeout_s)
+        self._route = Route(url, timeout_s)
         self._claim, self._begin, self._save, self._drop_start, self._drop_some = (
-            Script(self._redis, text)
+            Script(self._route, text)
             for text in (scripts.CLAIM, scripts.BEGIN, scripts.SAVE, scripts.DROP_START, scripts.DROP_SOME)
         )
 
@@ -90,7 +100,7 @@ class RedisStore:
         found: list[bytes | None] = []
         for start in range(0, len(subkeys) or 1, self._load_chunk):
             keys = [pre + OWNER, pre + APPLIED, *[pre + s for s in subkeys[start : start + self._load_chunk]]]
-            owner, at, *values = await self._tried(self._redis.execute_command, "MGET", *keys)
+            owner, at, *values = await self._tried(self._route.call, pre, "MGET", *keys)
             _prove(partition, token, applied, owner, at)
             found += values
         return found
@@ -118,9 +128,12 @@ class RedisStore:
         owner, applied, dropping = pre + OWNER, pre + APPLIED, pre + DROPPING
         reply = await self._tried(self._drop_start, [owner, applied, dropping], [token])
         _judge(partition, reply[0])
-        cursor = 0
+        cursor, place = 0, self._route.place(pre)
         while True:
             cursor, keys = await self._tried(self._scan, cursor, pre)
+            if place != (place := self._route.place(pre)):
+                cursor, keys = 0, []  # the slot went to another node: its cursors are of its own
+                continue
             gone = [key for key in keys if key not in (owner, dropping)]
             if gone:
                 await self._drop(partition, token, owner, gone)
@@ -129,11 +142,10 @@ class RedisStore:
         await self._drop(partition, token, owner, [dropping])
 
     async def health(self) -> list[str]:
-        return await self._tried(problems, self._redis)
+        return await self._tried(self._route.problems)
 
     async def close(self) -> None:
-        await self._redis.aclose()
-        await self._redis.connection_pool.aclose()
+        await self._route.close()
 
     async def _drop(self, partition: int, token: bytes, owner: bytes, keys: list[bytes]) -> None:
         reply = await self._tried(self._drop_some, [owner, *keys], [token])
@@ -141,7 +153,8 @@ class RedisStore:
 
     async def _scan(self, cursor: int, pre: bytes) -> tuple[int, list[bytes]]:
         # The prefix holds no glob characters (see check_app), so it stands for itself in the pattern.
-        found, keys = await self._redis.execute_command("SCAN", cursor, "MATCH", pre + b"*", "COUNT", SCAN_COUNT)
+        # In a cluster the node that has the partition's slot is asked, as all of its keys are there.
+        found, keys = await self._route.call(pre, "SCAN", cursor, "MATCH", pre + b"*", "COUNT", SCAN_COUNT)
         return int(found), keys
 
     async def _tried(self, call: Callable[..., Awaitable[T]], *args: Any) -> T:

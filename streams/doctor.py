@@ -213,13 +213,18 @@ async def _redis(settings: Settings) -> list[Check]:
 
 
 async def _redis_checks(client: "Redis", settings: Settings) -> list[Check]:
-    from state.health import WARNING, problems  # noqa: PLC0415
+    from state.health import WARNING  # noqa: PLC0415
+    from state.route import Route  # noqa: PLC0415
 
     info = await client.info("server")
     kind = "Valkey" if "valkey_version" in info else "Redis"
     number = info.get("valkey_version") or info.get("redis_version", "?")
     checks = [Check("redis", "ok", f"{settings.redis.shown()}, {kind} {number}")]
-    found = await problems(client)
+    route = Route(settings.redis.url, REDIS_SECONDS)
+    try:
+        found = await route.problems()
+    finally:
+        await route.close()
     fix = "redis-cli config set maxmemory-policy noeviction, and give it memory enough"
     for text in found:
         status: Status = "warn" if text.startswith(WARNING) else "FAIL"

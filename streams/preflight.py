@@ -2,7 +2,7 @@
 
 import asyncio
 
-from redis.exceptions import RedisError
+from redis.exceptions import AuthenticationError, RedisError
 
 from streams.errors import ConnectError, RunFailed
 from streams.settings import Settings
@@ -37,14 +37,22 @@ async def preflight(settings: Settings) -> None:
 
 
 async def _ping(settings: Settings) -> None:
-    from redis.asyncio import Redis  # noqa: PLC0415
+    from state.connection import connect  # noqa: PLC0415
+    from state.route import is_cluster  # noqa: PLC0415
 
-    client = Redis.from_url(settings.redis.url, socket_timeout=REDIS_S, socket_connect_timeout=REDIS_S)
+    client = connect(settings.redis.url, REDIS_S)
     try:
         async with asyncio.timeout(REDIS_S):
             await client.ping()
+            clustered = await is_cluster(client)
+    except AuthenticationError as exc:
+        why, fix = "it does not accept the user or the password", "set redis.url (redis://user:password@host:6379/0)"
+        raise ConnectError("T302", "Redis refuses the connection", settings.redis.shown(), why, fix) from exc
     except (RedisError, OSError, TimeoutError) as exc:
         fix = "see that Redis runs there, or set redis.url (--redis redis://host:6379/0)"
         raise ConnectError("T302", "Redis does not answer", settings.redis.shown(), str(exc), fix) from exc
     finally:
         await client.aclose()
+    if settings.redis.cluster and not clustered:
+        why, fix = "redis.cluster is true, and this server is not part of a cluster", "set redis.cluster = false"
+        raise RunFailed("T224", "not a Redis Cluster", settings.redis.shown(), why, fix)

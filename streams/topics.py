@@ -6,9 +6,11 @@ and journeys would be torn in two. The way out of a wrong count is a new prefix 
 """
 
 import asyncio
+import logging
+import ssl
 import time
-from collections.abc import AsyncIterator, Iterable, Mapping
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import asdict, dataclass
 from typing import Any, Literal
 
@@ -396,23 +398,57 @@ async def admin_client(settings: Settings) -> AsyncIterator[Any]:
 
     client = AIOKafkaAdminClient(**settings.kafka.client_options())
     try:
-        async with asyncio.timeout(CONNECT_SECONDS):
-            await client.start()
+        with _causes() as causes:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await client.start()
     except (KafkaError, OSError, TimeoutError) as error:
         await client.close()
-        raise unreachable(settings, error) from error
+        raise unreachable(settings, causes.last or error) from error
     try:
         yield client
     finally:
         await client.close()
 
 
+class _Causes(logging.Filter):
+    """Keeps why a broker could not be used: aiokafka logs it, and raises an error that does not say it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last: BaseException | None = None
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        """Take an error out of the log; the block for people will tell it."""
+        args = record.args if isinstance(record.args, tuple) else ()
+        found = [each for each in args if isinstance(each, BaseException)]
+        self.last = found[-1] if found else self.last
+        return not found
+
+
+@contextmanager
+def _causes() -> Iterator[_Causes]:
+    log, causes = logging.getLogger("aiokafka"), _Causes()
+    log.addFilter(causes)
+    try:
+        yield causes
+    finally:
+        log.removeFilter(causes)
+
+
 def unreachable(settings: Settings, error: BaseException) -> ConnectError:
-    """The block for a Kafka that does not answer."""
-    name = type(error).__name__
+    """The block for a Kafka that does not answer, or lets nobody in with these settings."""
+    from aiokafka.errors import AuthenticationFailedError, SaslAuthenticationFailed  # noqa: PLC0415
+
+    name, where = type(error).__name__, settings.kafka.broker
     why = f"{name}: {str(error).removeprefix(f'{name}: ')}".rstrip(": ")
+    if isinstance(error, SaslAuthenticationFailed | AuthenticationFailedError):
+        fix = "look at username, mechanism and password under kafka.security"
+        return ConnectError("T304", "Kafka does not accept the user or the password", where, why, fix)
+    if isinstance(error, ssl.SSLError):
+        fix = "name the authority that signed the brokers' certificates as kafka.security.ca_file"
+        return ConnectError("T305", "there is no trusted TLS connection to Kafka", where, why, fix)
     fix = "see that Kafka runs there, or set kafka.broker (--broker kafka://host:9092)"
-    return ConnectError("T301", "Kafka does not answer", settings.kafka.broker, why, fix)
+    return ConnectError("T301", "Kafka does not answer", where, why, fix)
 
 
 def check_partitions(partitions: int) -> int:

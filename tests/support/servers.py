@@ -1,4 +1,4 @@
-"""Real servers for tests: Apache Kafka from Maven's jars, and Debian's redis-server.
+"""Real servers for tests: Apache Kafka from Maven's jars, and Debian's redis-server, open or secured, or as a cluster.
 
 Both listen on free ports of 127.0.0.1, keep their data in a temporary folder and end with the test, also when
 the test fails or its process is killed (`streams.servers.Child`). `kill` is a power cut, `start` brings the
@@ -14,11 +14,14 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from confluent_kafka import KafkaException
 from confluent_kafka.admin import AdminClient
+from redis import Redis
+from redis.exceptions import RedisError
 
 from streams.servers import HOST, POLL_S, START_TIMEOUT_S, Child, free_port, redis_command
 
@@ -32,6 +35,10 @@ KAFKA_START_TIMEOUT_S = 90.0
 KAFKA_MAIN = "kafka.Kafka"
 KAFKA_HEAP = "512m"
 APPEND_ALWAYS = ("--appendonly", "yes", "--appendfsync", "always")
+SLOTS = 16_384  # of a Redis Cluster, whatever its size
+# A primary counts as dead after this silence; the default is 15 s, and nothing here is that far away.
+CLUSTER_NODE_TIMEOUT_MS = 1_000
+CLUSTER_START_TIMEOUT_S = 60.0
 
 
 class MissingServer(RuntimeError):
@@ -114,8 +121,12 @@ class ApacheKafka(RunningServer):
         """Lay out the empty data folder, once, before the first start."""
         (self.folder / "server.properties").write_text(self._properties(), encoding="ascii")
         arguments = ["format", "-t", str(uuid.uuid4()), "-c", str(self.folder / "server.properties")]
+        arguments += self._format_options()
         command = _java("kafka.tools.StorageTool", *arguments)
         subprocess.run(command, check=True, capture_output=True, timeout=KAFKA_START_TIMEOUT_S)
+
+    def _format_options(self) -> list[str]:
+        return []
 
     def _command(self) -> list[str]:
         return _java(KAFKA_MAIN, str(self.folder / "server.properties"))
@@ -157,6 +168,51 @@ class ApacheKafka(RunningServer):
         return "".join(f"{name}={value}\n" for name, value in {**settings, **self.overrides}.items())
 
 
+class SecureKafka(ApacheKafka):
+    """A node whose clients need TLS, SCRAM-SHA-512 and a right for everything they do.
+
+    `url` is the node's own listener, open and almighty: for the administrator's part of a test. Clients under test
+    come in at `secure_url` as one of `users` (name → password), and nobody has any right before it is granted.
+    """
+
+    users: Mapping[str, str] = {}
+    ca: Path
+    both: Path  # key and certificate in one PEM file
+
+    def __init__(self, port: int, folder: Path) -> None:
+        super().__init__(port, folder)
+        self.secure_port = free_port()
+
+    @property
+    def secure_url(self) -> str:
+        """`kafka://127.0.0.1:PORT` of the listener that asks for TLS and a password."""
+        return f"kafka://{HOST}:{self.secure_port}"
+
+    def _format_options(self) -> list[str]:
+        scram = (f"SCRAM-SHA-512=[name={name},password={password}]" for name, password in self.users.items())
+        return [part for user in scram for part in ("--add-scram", user)]
+
+    def _properties(self) -> str:
+        login = "org.apache.kafka.common.security.scram.ScramLoginModule required;"
+        secured = {
+            "listeners": f"INTERNAL://{self.bootstrap},CLIENT://{HOST}:{self.secure_port},CONTROLLER://{HOST}:%d",
+            "advertised.listeners": f"INTERNAL://{self.bootstrap},CLIENT://{HOST}:{self.secure_port}",
+            "inter.broker.listener.name": "INTERNAL",
+            "listener.security.protocol.map": "INTERNAL:PLAINTEXT,CONTROLLER:PLAINTEXT,CLIENT:SASL_SSL",
+            "listener.name.client.sasl.enabled.mechanisms": "SCRAM-SHA-512",
+            "listener.name.client.scram-sha-512.sasl.jaas.config": login,
+            "listener.name.client.ssl.keystore.type": "PEM",
+            "listener.name.client.ssl.keystore.location": self.both,
+            "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
+            "allow.everyone.if.no.acl.found": "false",
+            "super.users": "User:ANONYMOUS",  # who comes in at INTERNAL or CONTROLLER
+        }
+        plain = dict(line.split("=", 1) for line in super()._properties().splitlines())
+        controller = plain["controller.quorum.voters"].rpartition(":")[2]
+        secured["listeners"] = f"{secured['listeners']}".replace("%d", controller)
+        return "".join(f"{name}={value}\n" for name, value in {**plain, **secured}.items())
+
+
 class RedisServer(RunningServer):
     """Debian's redis-server, evicting nothing; it forgets everything when it goes down, unless the options say else."""
 
@@ -173,6 +229,163 @@ class RedisServer(RunningServer):
 
     def _await(self, child: Child) -> None:
         child.await_redis(self.port, START_TIMEOUT_S)
+
+
+class SecureRedis(RedisServer):
+    """A redis-server that speaks TLS only and whose default user is off; `admin_password` is of the user `admin`."""
+
+    ca: Path
+    cert: Path
+    key: Path
+    admin_password: str
+
+    @property
+    def url(self) -> str:
+        """The address for the administrator's part of a test."""
+        return self.url_of("admin", self.admin_password)
+
+    def url_of(self, user: str, password: str) -> str:
+        """`rediss://user:password@127.0.0.1:PORT/0`, naming the authority to trust."""
+        return f"rediss://{user}:{quote(password, safe='')}@{HOST}:{self.port}/0?ssl_ca_certs={self.ca}"
+
+    def _command(self) -> list[str]:
+        tls = {"port": "0", "tls-port": str(self.port), "tls-auth-clients": "no", "tls-ca-cert-file": str(self.ca)}
+        tls |= {"tls-cert-file": str(self.cert), "tls-key-file": str(self.key)}
+        users = ["--user", "default", "off", "--user", "admin", "on", f">{self.admin_password}", "~*", "&*", "+@all"]
+        return [*super()._command(), *(part for name, value in tls.items() for part in (f"--{name}", value)), *users]
+
+    def _await(self, child: Child) -> None:
+        _until(lambda: _answers(self.url), child, START_TIMEOUT_S)
+
+
+class ClusterNode(RedisServer):
+    """One node of a Redis Cluster; it remembers the other ones, but none of its data."""
+
+    def __init__(self, port: int, folder: Path) -> None:
+        super().__init__(port, folder)
+        self.bus_port = free_port()
+
+    def client(self) -> "Redis":
+        """A client of this very node, which follows no redirection."""
+        return Redis.from_url(self.url)
+
+    def _command(self) -> list[str]:
+        cluster = {
+            "cluster-enabled": "yes",
+            "cluster-port": str(self.bus_port),
+            "cluster-config-file": f"nodes-{self.port}.conf",
+            "cluster-node-timeout": str(CLUSTER_NODE_TIMEOUT_MS),
+            "cluster-replica-validity-factor": "0",
+        }
+        return [*super()._command(), *(part for name, value in cluster.items() for part in (f"--{name}", value))]
+
+
+class RedisCluster:
+    """Primaries with an equal share of the slots each; the replicas, if any, belong to them in turn."""
+
+    def __init__(self, primaries: Sequence[ClusterNode], replicas: Sequence[ClusterNode]) -> None:
+        self.primaries, self.replicas = primaries, replicas
+
+    @property
+    def url(self) -> str:
+        """The first primary: enough to find the others."""
+        return self.primaries[0].url
+
+    @property
+    def urls(self) -> list[str]:
+        """All primaries."""
+        return [node.url for node in self.primaries]
+
+    def join(self) -> None:
+        """Make one cluster of the nodes, once; returns when each of them says that it is whole."""
+        share = -(-SLOTS // len(self.primaries))
+        nodes = [*self.primaries, *self.replicas]
+        for place, node in enumerate(nodes):
+            with node.client() as client:
+                client.execute_command("CLUSTER SET-CONFIG-EPOCH", place + 1)
+                if place < len(self.primaries):
+                    last = min(SLOTS, (place + 1) * share) - 1
+                    client.execute_command("CLUSTER ADDSLOTSRANGE", place * share, last)
+                client.execute_command("CLUSTER MEET", HOST, nodes[0].port, nodes[0].bus_port)
+        self._await(lambda node: self._knows(node, len(nodes)))
+        for place, node in enumerate(self.replicas):
+            with self.primaries[place % len(self.primaries)].client() as client:
+                name = client.execute_command("CLUSTER MYID").decode()
+            with node.client() as client:
+                client.execute_command("CLUSTER REPLICATE", name)
+        self._await(lambda node: _is_whole(node, node in self.replicas))
+
+    def _await(self, done: Callable[[ClusterNode], bool]) -> None:
+        for node in (*self.primaries, *self.replicas):
+            _until(lambda node=node: done(node), node._alive(), CLUSTER_START_TIMEOUT_S)  # type: ignore[misc]
+
+    @staticmethod
+    def _knows(node: ClusterNode, count: int) -> bool:
+        with node.client() as client:
+            text = client.execute_command("CLUSTER NODES")
+            lines = text.values() if isinstance(text, dict) else text.splitlines()
+            return len(lines) == count and "handshake" not in str(text)
+
+
+def _is_whole(node: ClusterNode, replica: bool) -> bool:
+    with node.client() as client:
+        state = client.execute_command("CLUSTER INFO")["cluster_state"]
+        link = client.info("replication").get("master_link_status")
+    return bool(state == "ok" and link == ("up" if replica else None))
+
+
+def _until(done: Callable[[], bool], child: Child, timeout_s: float) -> None:
+    """Look until it is so; raise ConnectError with the server's log if it never is."""
+    deadline = time.monotonic() + timeout_s
+    while not done():
+        if child.process.poll() is not None:
+            raise child.failed("it ended while starting")
+        if time.monotonic() > deadline:
+            raise child.failed(f"it did not come up within {timeout_s:g} s")
+        time.sleep(POLL_S)
+
+
+def _answers(url: str) -> bool:
+    try:
+        with Redis.from_url(url) as client:
+            return bool(client.ping())
+    except RedisError:
+        return False
+
+
+@contextlib.contextmanager
+def secure_kafka(ca: Path, both: Path, users: Mapping[str, str]) -> Iterator[SecureKafka]:
+    """A running node with TLS, SCRAM-SHA-512 for `users`, and an authorizer; see SecureKafka. Raises as below."""
+    with _scratch("kafka") as folder:
+        server = SecureKafka(free_port(), folder)
+        server.ca, server.both, server.users = ca, both, users
+        server.format()
+        with _running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def secure_redis(ca: Path, cert: Path, key: Path, admin_password: str) -> Iterator[SecureRedis]:
+    """A running redis-server with TLS and users; see SecureRedis. Raises as `redis_server`."""
+    with _scratch("redis") as folder:
+        server = SecureRedis(free_port(), folder)
+        server.ca, server.cert, server.key, server.admin_password = ca, cert, key, admin_password
+        with _running(server):
+            yield server
+
+
+@contextlib.contextmanager
+def redis_cluster(primaries: int = 3, replicas: int = 0) -> Iterator[RedisCluster]:
+    """A running Redis Cluster. Raises as `redis_server`."""
+    with contextlib.ExitStack() as stack:
+        nodes = []
+        for _ in range(primaries + replicas):
+            node = ClusterNode(free_port(), stack.enter_context(_scratch("redis")))
+            stack.enter_context(_running(node))
+            nodes.append(node)
+        cluster = RedisCluster(nodes[:primaries], nodes[primaries:])
+        cluster.join()
+        yield cluster
 
 
 @contextlib.contextmanager

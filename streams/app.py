@@ -15,13 +15,14 @@ import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from models.crediting import Rules
 from models.policy import Policy
+from models.rules import Rules
 from state.store import StoreError
 from state.table import JourneyTable, TableManager
 from streams import transport
 from streams.crash import crash_point
 from streams.decode import Decoder
+from streams.origin import Origin
 from streams.processor import Limits, PartitionTask, leave
 from streams.publish import Publisher, Refused, Superseded, Uncertain
 from streams.report import BatchReport
@@ -40,7 +41,12 @@ class Owner:
     """The partition numbers of this worker; what the transport asks when they come and go."""
 
     def __init__(
-        self, settings: Settings, table: Any, report: Callable[[BatchReport], None], earlier: Sequence[Policy]
+        self,
+        settings: Settings,
+        table: Any,
+        report: Callable[[BatchReport], None],
+        earlier: Sequence[Policy],
+        origin: Origin | None,
     ) -> None:
         self.topics = topics_of(settings)
         self.touches = self.topics.touches
@@ -52,6 +58,7 @@ class Owner:
         self._settings = settings
         self._table = table
         self._report = report
+        self._origin = origin
         self._crash_point = crash_point()
         policy = settings.policy()
         self._rules = Rules(policy, settings.processing.settle, earlier)
@@ -109,7 +116,9 @@ class Owner:
             self._crash_point,
         )
         p = s.processing
-        limits = Limits(p.settle, p.step_records, p.held_max, p.commit_interval / 1000, p.retry_deadline / 1000)
+        limits = Limits(
+            p.settle, p.step_records, p.held_max, p.commit_interval / 1000, p.retry_deadline / 1000, p.trip_wire
+        )
         return PartitionTask(
             partition,
             self.topics,
@@ -120,6 +129,8 @@ class Owner:
             limits,
             self._crash_point,
             self._report,
+            self._origin,
+            p.republish,
         )
 
 
@@ -149,11 +160,12 @@ def build_app(
     report: Callable[[BatchReport], None],
     earlier: Sequence[Policy] = (),
     journeys: Any = None,
+    origin: Origin | None = None,
 ) -> App:
     """A worker's app.
 
     `report` gets what each step did; `earlier` are policies that conversions were credited with before; `journeys`
-    replaces the store in Redis, for tests.
+    replaces the store in Redis, for tests; `origin` is the log as Kafka tells it, which the store must be made from.
     """
     transport.install()
     processing = settings.processing
@@ -195,7 +207,7 @@ def build_app(
     )
     app.tables.add(table)
     app.journeys = table.data
-    owner = app.batch_owner = Owner(settings, table, report, earlier)
+    owner = app.batch_owner = Owner(settings, table, report, earlier, origin)
     topic = app.topic(owner.touches, owner.conversions, schema=transport.BatchSchema(key_type=bytes, value_type=bytes))
 
     @app.agent(topic)

@@ -204,6 +204,7 @@ async def _reader(settings: Settings) -> AsyncIterator[Any]:
         **settings.kafka.client_options(),
         isolation_level="read_committed",
         enable_auto_commit=False,
+        auto_offset_reset="earliest",
         fetch_max_wait_ms=FETCH_MS,
     )
     await consumer.start()
@@ -213,7 +214,6 @@ async def _reader(settings: Settings) -> AsyncIterator[Any]:
         read = (topics.name_of(settings, topic) for topic in ("credits", "dead-letters"))
         partitions = [TopicPartition(name, p) for name in read for p in range(counts[name].partitions)]
         consumer.assign(partitions)
-        await consumer.seek_to_beginning(*partitions)
         yield consumer
     finally:
         await consumer.stop()

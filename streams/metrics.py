@@ -264,6 +264,15 @@ SPECS = (
         action="Falls to 0 by itself; see touchstream_replayed_total for progress.",
     ),
     Spec(
+        "partitions_tripped",
+        "gauge",
+        "partitions",
+        meaning="Owned partition numbers that stand still because more than half of their last 1,000 records were dead "
+        "letters; the worker is not ready while any does.",
+        action="`touchstream dead-letters ls` says what came; stop the producer, then `touchstream dead-letters "
+        "accept`.",
+    ),
+    Spec(
         "check_ok",
         "gauge",
         "1 or 0",
@@ -388,6 +397,10 @@ class Metrics(Collector):
         """Show how many partition numbers are owned, and how many of them are catching up."""
         self._values["partitions_assigned"][()] = partitions
         self._values["partitions_replaying"][()] = replaying
+
+    def tripped(self, partitions: int) -> None:
+        """Show how many owned partition numbers the trip wire stopped."""
+        self._values["partitions_tripped"][()] = partitions
 
     def rebalanced(self) -> None:
         """Count an assignment."""

@@ -32,12 +32,17 @@ async def exchange(settings: Settings) -> list[Policy]:
 
 async def _read(settings: Settings) -> dict[str, bytes]:
     place = TopicPartition(name_of(settings, "policies"), 0)
-    consumer = AIOKafkaConsumer(**settings.kafka.client_options(), enable_auto_commit=False, fetch_max_wait_ms=100)
+    # Reset, not seek: a seek to the beginning can be overtaken by the reset to the end that assigning has begun.
+    consumer = AIOKafkaConsumer(
+        **settings.kafka.client_options(),
+        enable_auto_commit=False,
+        auto_offset_reset="earliest",
+        fetch_max_wait_ms=100,
+    )
     await consumer.start()
     try:
         consumer.assign([place])
         end = (await consumer.end_offsets([place]))[place]
-        await consumer.seek_to_beginning(place)
         found: dict[str, bytes] = {}
         while await consumer.position(place) < end:
             for record in (await consumer.getmany(place, timeout_ms=100)).get(place, []):

@@ -93,7 +93,10 @@ def _own_settings(settings: Settings, broker: str, redis: str) -> Settings:
         update={
             "kafka": settings.kafka.model_copy(update={"broker": broker, "prefix": prefix}),
             "redis": settings.redis.model_copy(update={"url": redis}),
-            "processing": settings.processing.model_copy(update={"commit_interval": COMMIT_EVERY_MS}),
+            # Files end, and what is wrong in them shall be told of all of them.
+            "processing": settings.processing.model_copy(
+                update={"commit_interval": COMMIT_EVERY_MS, "trip_wire": False}
+            ),
             "web": settings.web.model_copy(update={"host": "127.0.0.1", "port": 0}),
         }
     )

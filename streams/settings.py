@@ -12,7 +12,16 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, PrivateAttr, SecretStr, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    ValidationInfo,
+    field_validator,
+)
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -60,6 +69,14 @@ class ProcessingSettings(Section):
     )
     retry_deadline: Annotated[Duration, Field(ge=1_000, le=300_000, description="how long an outage is waited for")] = (
         30_000
+    )
+    stop_deadline: Annotated[Duration, Field(ge=1_000, le=600_000, description="how long a stop may take")] = 25_000
+    stuck_after: Annotated[
+        Duration, Field(ge=10_000, le=3_600_000, description="records wait and none is done for so long: start again")
+    ] = 120_000
+    trip_wire: Annotated[bool, Field(description="a partition of mostly dead letters stops until accepted")] = True
+    republish: Annotated[bool, Field(description="start although store and offsets are gone and credits are not")] = (
+        False
     )
 
 
@@ -161,21 +178,22 @@ class RedisSettings(Section):
     """The store of journeys. It must run with `maxmemory-policy noeviction`."""
 
     url: str = "redis://localhost:6379/0"
+    # The store finds out by itself; said here, a URL that no cluster can have is refused before anything starts.
     cluster: bool = False
-
-    @field_validator("cluster")
-    @classmethod
-    def _cluster(cls, value: bool) -> bool:
-        # Taken for granted it would end in MOVED answers at the first batch; refused, it is known at the start.
-        if value:
-            raise ValueError("Redis Cluster is not there yet; name a single Redis or Valkey")
-        return value
 
     @field_validator("url")
     @classmethod
     def _url(cls, value: str) -> str:
         if not re.match(r"(redis|rediss|unix)://.", value):
             raise ValueError("a Redis address is redis://host:port/db, rediss://… for TLS, or unix:///path")
+        return value
+
+    @field_validator("cluster")
+    @classmethod
+    def _cluster(cls, value: bool, info: ValidationInfo) -> bool:
+        url = urlsplit(info.data.get("url", ""))
+        if value and (url.scheme == "unix" or url.path.strip("/") not in ("", "0") or "db=" in url.query):
+            raise ValueError("a Redis Cluster has database 0 only and is reached by redis:// or rediss://")
         return value
 
     def shown(self) -> str:

@@ -28,8 +28,8 @@ PAUSE_MAX_S = 10.0
 STABLE_S = 60.0
 # A worker that lived so long had Kafka and Redis.
 PROVEN_S = 15.0
-# Longer than any transaction may take (20 s), so that a worker is killed only where it hangs.
-STOP_S = 30.0
+# Workers end by themselves at `processing.stop_deadline`; one that takes so much longer hangs, and is killed.
+STOP_MARGIN_S = 5.0
 
 
 class Supervisor:
@@ -39,18 +39,20 @@ class Supervisor:
         self._settings = settings
         self._slots = [_Slot(settings, number) for number in range(workers)]
         self._signals = 0
+        self._at_once = 0
 
     def run(self) -> int:
-        """The exit code for the command."""
+        """The exit code for the command; 128 + signal where a second one cut the orderly stop short."""
         before = {s: signal.signal(s, self._on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
         try:
             for slot in self._slots:
                 slot.start()
-            return self._watch()
+            code = self._watch()
         finally:
             self._stop()
             for number, handler in before.items():
                 signal.signal(number, handler)
+        return self._at_once or code
 
     def _watch(self) -> int:
         while not self._signals:
@@ -64,13 +66,14 @@ class Supervisor:
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signals += 1
         if self._signals > 1:
+            self._at_once = 128 + number
             for slot in self._slots:
                 slot.kill()
 
     def _stop(self) -> None:
         for slot in self._slots:
             slot.terminate()
-        deadline = time.monotonic() + STOP_S
+        deadline = time.monotonic() + self._settings.processing.stop_deadline / 1000 + STOP_MARGIN_S
         for slot in self._slots:
             slot.wait(max(0.0, deadline - time.monotonic()))
 

@@ -403,7 +403,8 @@ class Consumer(driver.Consumer):
     def _note_ends(self, active: Iterable[TP]) -> None:
         """Note how far everything there is has been accepted; called when no chunk is on its way to `_accept`."""
         for tp in active:
-            if tp.topic in self._batched:
+            # While a partition number is claimed its position is still the old one.
+            if tp.topic in self._batched and tp.partition in self._claimed:
                 end = self.known_end(tp)
                 if end is not None and self._is_at(tp, end):
                     self._ends[tp] = (self._next.get(tp, 0), end)

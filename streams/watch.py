@@ -58,7 +58,7 @@ class Watch:
         self.health.add("partitions", self._partitions)
         self.health.add("caught_up", self._caught_up)
         self.health.add("redis", self._store)
-        self.health.add("dead_letters", self._trip)
+        self.health.add("dead_letters", self._dead_letters)
         # Each worker of a supervisor needs a port of its own: a configured one counts up.
         port = settings.port + number if settings.port else settings.port
         pages = build_pages(self.registry, self.metrics, self.health)
@@ -112,9 +112,17 @@ class Watch:
                 self.metrics.position(place, now_ms)
             self.metrics.held(number, part.held)
         self.metrics.assigned(len(parts), sum(part.replaying for part in parts.values()))
+        self.metrics.tripped(sum(bool(part.tripped) for part in parts.values()))
 
     def _partitions(self) -> str | None:
         return None if self._owner.rebalances else "no assignment yet"
+
+    def _dead_letters(self) -> str | None:
+        """Partitions that the trip wire stopped; else where dead letters outnumber the rest over all of them."""
+        stopped = [f"partition {n}: {part.tripped}" for n, part in sorted(self._owner.parts.items()) if part.tripped]
+        if stopped:
+            return f"{'; '.join(stopped)}: nothing more is published until `touchstream dead-letters accept`"
+        return self._trip()
 
     def _caught_up(self) -> str | None:
         behind = sorted(p for p, part in self._owner.parts.items() if part.replaying)

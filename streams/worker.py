@@ -22,8 +22,8 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from state.store import Unreachable
-from streams.errors import EXIT_RESTART, ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
-from streams.processor import StartError
+from streams.errors import ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
+from streams.processor import StartError, leave
 from streams.report import BatchReport
 from streams.settings import Settings
 from streams.transport import CoPartitioningError
@@ -33,8 +33,8 @@ log = logging.getLogger("touchstream.worker")
 # Journeys and credits hold no cycles: collecting them costs a third of the throughput and frees nothing.
 GC_THRESHOLDS = (200_000, 20, 100)
 
-# A transaction may take 20 s; what takes longer than this hangs.
-STOP_S = 25.0
+# Not SIGTERM: a supervisor that ends after it has asked its workers to stop has not asked them a second time.
+SUPERVISOR_GONE = signal.SIGHUP
 
 # Loggers of libraries that report, as warnings, what the protocol expects and handles.
 QUIET = ("aiokafka", "faust", "mode", "streams.app", "streams.transport", "state.table")
@@ -82,14 +82,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
 
 async def _run(settings: Settings, totals: Totals, number: int) -> int:
     """Start the app, wait for the end, and stop it in good order; the exit code."""
+    from streams import watchdog  # noqa: PLC0415
     from streams.app import build_app  # noqa: PLC0415
+    from streams.origin import read_origin  # noqa: PLC0415
     from streams.policies import exchange  # noqa: PLC0415
     from streams.watch import Watch  # noqa: PLC0415
 
-    stop = asyncio.Event()
-    loop = asyncio.get_running_loop()
-    for signum in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(signum, stop.set)
+    stop = _stop_on_signals(asyncio.get_running_loop())
     watch = Watch(settings.policy())
 
     def report(step: BatchReport) -> None:
@@ -97,38 +96,59 @@ async def _run(settings: Settings, totals: Totals, number: int) -> int:
         watch.report(step)
 
     try:
-        app = build_app(settings, report, await exchange(settings))
+        app = build_app(settings, report, await exchange(settings), origin=await read_origin(settings))
         await watch.start(settings.web, number, app.batch_owner, app.journeys)
     except (TouchstreamError, KafkaError, TimeoutError) as exc:
         return _say(exc)
     gc.collect()
     gc.freeze()
     gc.set_threshold(*GC_THRESHOLDS)
+    processing = settings.processing
+    stuck_after_s = max(processing.stuck_after, 2 * processing.settle) / 1000
+    watching = asyncio.ensure_future(watchdog.watch(app.batch_owner.parts, stuck_after_s))
     starting = asyncio.ensure_future(app.start())
     stopped = asyncio.ensure_future(stop.wait())
     crashed = asyncio.ensure_future(app._crashed.wait())
-    await asyncio.wait({starting, stopped, crashed}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({starting, stopped, crashed, watching}, return_when=asyncio.FIRST_COMPLETED)
     if starting.done() and starting.exception() is None:
-        await asyncio.wait({stopped, crashed}, return_when=asyncio.FIRST_COMPLETED)
-    failure = app._crash_reason or (starting.exception() if starting.done() else None)
+        await asyncio.wait({stopped, crashed, watching}, return_when=asyncio.FIRST_COMPLETED)
+    # The watchdog ends by a defect only.
+    failure = app._crash_reason or next((t.exception() for t in (starting, watching) if t.done()), None)
     if failure is not None:
         return _say(failure)
     try:
-        async with asyncio.timeout(STOP_S):
+        async with asyncio.timeout(processing.stop_deadline / 1000):
             app.consumer.stop_flow()
             await app.batch_owner.close()
             await app.stop()
             await watch.stop()
     except TimeoutError:
-        log.error("the worker did not stop within %g s", STOP_S)
-        return EXIT_RESTART
+        leave(f"the worker did not stop within {processing.stop_deadline / 1000:g} s")
+    watching.cancel()
     return 0
+
+
+def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
+    """Set by the first SIGTERM or SIGINT, or where the supervisor has gone; the second signal ends the process."""
+    stop, asked_before = asyncio.Event(), asyncio.Event()
+
+    def asked() -> None:
+        if asked_before.is_set():
+            leave("asked to stop a second time")
+        asked_before.set()
+        stop.set()
+
+    for signum in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(signum, asked)
+    loop.add_signal_handler(SUPERVISOR_GONE, stop.set)
+    return stop
 
 
 def _say(failure: BaseException) -> int:
     """Print the block of what ended the worker; its exit code."""
     if isinstance(failure, (StartError, CoPartitioningError)):
         fix = "use a new kafka.prefix and replay into it, or bring back the store that belongs to these topics"
+        fix = getattr(failure, "fix", "") or fix
         failure = RunFailed("T222", "the worker cannot start on this state", why=str(failure), fix=fix)
     elif isinstance(failure, Unreachable | RedisError):
         failure = ConnectError("T302", "Redis does not answer", why=str(failure))
@@ -145,7 +165,7 @@ def _end_with_supervisor() -> None:
     # Not sys.stdin: a thread that waits in its lock would end the interpreter with a fatal error.
     while os.read(0, 4096):
         pass
-    os.kill(os.getpid(), signal.SIGTERM)
+    os.kill(os.getpid(), SUPERVISOR_GONE)
 
 
 if __name__ == "__main__":

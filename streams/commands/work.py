@@ -65,10 +65,13 @@ def run(
     workers: Annotated[
         int | None, typer.Option("--workers", "-w", min=1, metavar="N", help="Worker processes; default 1.")
     ] = None,
+    republish: Annotated[
+        bool, typer.Option("--republish", help="Start though store and offsets are gone: every credit comes again.")
+    ] = False,
     config: Config = None,
     assign: Assign = None,
 ) -> int:
-    """Credit conversions until SIGTERM or Ctrl-C.
+    """Credit conversions until SIGTERM or Ctrl-C; the second of them ends at once.
 
     Supervises worker processes, and starts one again that asks for it.
     """
@@ -81,6 +84,7 @@ def run(
         kafka__prefix=prefix,
         redis__url=redis,
         processing__workers=workers,
+        processing__republish=republish or None,
     )
     return int(supervise(settings, settings.processing.workers))
 

@@ -8,18 +8,20 @@ from unittest import mock
 
 import pytest
 
-from models.crediting import Rules
 from models.journey import BUCKET_MS, read_frames
 from models.policy import Policy
+from models.rules import Rules
 from state.keys import APPLIED, OWNER, prefix
 from state.memory import MemoryStore
 from state.store import Fenced, Lost, Unreachable
 from streams import processor
 from streams.decode import Decoder
+from streams.origin import ORIGIN, Origin, Topic
 from streams.processor import Applied, Limits, PartitionTask, StartError
 from streams.publish import Refused, Superseded, Uncertain
 from streams.report import BatchReport
 from streams.transport import Batch
+from streams.tripwire import ACCEPTED, TRIP, TRIPPED, WINDOW, Tripped
 from tests.support import fakes
 from tests.support.fakes import CONVERSIONS, START_MS, TOPICS, TOUCHES, LogRecord, virtual_time
 
@@ -44,7 +46,15 @@ class Crash(BaseException):
 class Desk:
     """One task with everything around it in reach; records come with `touch` and `conversion`, a minute apart."""
 
-    def __init__(self, kafka: fakes.Kafka | None = None, store: fakes.Store | None = None, **limits: Any) -> None:
+    def __init__(
+        self,
+        kafka: fakes.Kafka | None = None,
+        store: fakes.Store | None = None,
+        *,
+        origin: Origin | None = None,
+        republish: bool = False,
+        **limits: Any,
+    ) -> None:
         self.kafka = kafka or fakes.Kafka()
         self.store = store or fakes.Store(MemoryStore(), self.kafka.ledger)
         self.publisher = fakes.Publisher(self.kafka, self._at)
@@ -63,11 +73,13 @@ class Desk:
             Limits(**{"settle_ms": SETTLE_MS, "held_max": 3, **limits}),
             self._at,
             self.reports.append,
+            origin,
+            republish,
         )
 
-    def again(self) -> "Desk":
+    def again(self, **options: Any) -> "Desk":
         """Another worker over the same Kafka and store."""
-        return Desk(self.kafka, self.store)
+        return Desk(self.kafka, self.store, **options)
 
     async def claim(self) -> None:
         self.consumer.seek(await self.task.claim(self.consumer))
@@ -91,10 +103,11 @@ class Desk:
         """One step over these records, which the transport has read."""
         for tp, records in ((TOUCHES, touches), (CONVERSIONS, conversions)):
             if records:
-                self.consumer._next[tp] = self.consumer._position[tp] = records[-1].offset + 1
+                end = records[-1].offset + 1
+                self.consumer._next[tp] = self.consumer._position[tp] = self.consumer._reached[tp] = end
         for tp, log in self.kafka.logs.items():
             if not list(log.since(self.consumer._next[tp])):
-                self.consumer._position[tp] = log.end
+                self.consumer._position[tp] = self.consumer._reached[tp] = log.end
         await self.task.step([Batch(0, list(touches), list(conversions), self.consumer.incarnation(0))])
 
     async def settle(self) -> None:
@@ -539,6 +552,276 @@ class TestClaim:
             await after.step([], [conversion])
             await after.settle()
             assert after.view().keys() == {"c|linear|t"}
+
+        runner.run(story())
+
+
+class TestBelonging:
+    """A store and a log that do not belong together are refused, and nothing is changed but the owner."""
+
+    HERE = Origin("here", {"touches": Topic("t", 1), "conversions": Topic("c", 1)})
+
+    async def made(self, origin: Origin | None) -> Desk:
+        desk = Desk(origin=origin)
+        await desk.claim()
+        await desk.step([desk.touch("t")], [desk.conversion("c")])
+        await desk.settle()
+        return desk
+
+    @pytest.mark.parametrize(
+        ("now", "told"),
+        [
+            (Origin("there", HERE.topics), "the cluster is there, not here"),
+            (Origin("here", {**HERE.topics, "touches": Topic("u", 1)}), "touches was deleted and made again"),
+            (Origin("here", {**HERE.topics, "conversions": Topic("c", 8)}), "8 partitions, not 1"),
+        ],
+    )
+    def test_another_log_is_refused(self, runner: asyncio.Runner, now: Origin, told: str) -> None:
+        """Another cluster, a topic of the same name, another partition count: the worker says which, and stops."""
+
+        async def story() -> None:
+            desk = await self.made(self.HERE)
+            before = dict(desk.store.memory.data)
+            desk.effects()
+            with pytest.raises(StartError, match=told):
+                await desk.again(origin=now).claim()
+            owner = prefix("memory", 0) + OWNER
+            after = {**desk.store.memory.data, owner: before[owner]}
+            assert (after, desk.effects()) == (before, [])
+
+        runner.run(story())
+
+    def test_the_log_it_was_made_from_is_taken(self, runner: asyncio.Runner) -> None:
+        """The same log again, and one whose brokers do not tell ids, are no reason to stop."""
+
+        async def story() -> None:
+            desk = await self.made(self.HERE)
+            await desk.again(origin=self.HERE).claim()
+            await desk.again(origin=Origin("here", {"touches": Topic("", 1), "conversions": Topic("", 1)})).claim()
+
+        runner.run(story())
+
+    def test_a_store_of_before_is_taken_and_marked(self, runner: asyncio.Runner) -> None:
+        """Where nothing was remembered yet it is from now on; an emptied store remembers again."""
+
+        async def story() -> None:
+            desk = await self.made(None)
+            mark = prefix("memory", 0) + ORIGIN
+            assert mark not in desk.store.memory.data
+            await desk.again(origin=self.HERE).claim()
+            assert Origin.parse(desk.store.memory.data[mark]) == self.HERE
+            desk.store.memory.data.clear()
+            await desk.again(origin=self.HERE).claim()
+            assert Origin.parse(desk.store.memory.data[mark]) == self.HERE
+
+        runner.run(story())
+
+    @pytest.mark.parametrize("emptied", [False, True])
+    def test_a_log_shorter_than_what_was_processed_is_refused(self, runner: asyncio.Runner, emptied: bool) -> None:
+        """The store, or the group's offsets alone, are beyond the end of the log: the records are gone."""
+
+        async def story() -> None:
+            desk = await self.made(None)
+            desk.kafka.logs[TOUCHES].end = 0
+            if emptied:
+                desk.store.memory.data.clear()
+            with pytest.raises(StartError, match="touches ends at 0, but 1 was processed"):
+                await desk.again().claim()
+
+        runner.run(story())
+
+    def test_an_end_that_is_told_too_low_for_a_moment_is_waited_for(self, runner: asyncio.Runner) -> None:
+        """Right after a fail-over a broker may not know the end yet."""
+
+        async def story() -> None:
+            desk = await self.made(None)
+            desk.kafka.logs[TOUCHES].end = 0
+            claiming = asyncio.ensure_future(desk.again().claim())
+            await asyncio.sleep(2.5)
+            desk.kafka.logs[TOUCHES].end = 1
+            await claiming
+
+        runner.run(story())
+
+    def test_credits_without_store_and_offsets_are_not_published_again(self, runner: asyncio.Runner) -> None:
+        """Both gone would mean every credit again, so a person has to ask for it; then it is done."""
+
+        async def story() -> None:
+            desk = await self.made(None)
+            desk.store.memory.data.clear()
+            desk.kafka.committed.clear()
+            with pytest.raises(StartError, match="publish every credit again") as refused:
+                await desk.again().claim()
+            assert "--republish" in refused.value.fix
+            assert desk.store.memory.data.keys() == {prefix("memory", 0) + OWNER}
+            after = desk.again(republish=True)
+            await after.claim()
+            assert (after.applied, after.task.replaying) == ((0, 0), False)
+
+        runner.run(story())
+
+
+class TestTripWire:
+    """A partition of mostly dead letters stops before it publishes more, until a person accepts it."""
+
+    KEY = prefix("memory", 0) + TRIP
+
+    async def flood(self, **limits: Any) -> Desk:
+        """A worker at work, whose next batch is mostly dead."""
+        desk = Desk(**limits)
+        await desk.claim()
+        await desk.step([desk.touch("t")], [desk.conversion("c")])
+        await desk.settle()
+        desk.effects()
+        for _ in range(WINDOW // 2 + 1):
+            desk.bad(TOUCHES)
+        return desk
+
+    def accept(self, desk: Desk) -> None:
+        data = desk.store.memory.data
+        data[self.KEY] = ACCEPTED + data[self.KEY].removeprefix(TRIPPED)
+
+    async def read_all(self, desk: Desk) -> None:
+        """Hand out everything once it may be fetched again."""
+        await eventually(lambda: not desk.task.tripped)
+        await asyncio.sleep(1.0)  # the position is put back after the claim
+        desk.consumer.fetch(TOUCHES, 10_000)
+        assert desk.task.take(desk.consumer.batch(10_000, 0))
+
+    def unread(self, desk: Desk) -> list[LogRecord]:
+        return list(desk.kafka.logs[TOUCHES].since(desk.applied[0]))
+
+    def test_nothing_of_the_step_is_published(self, runner: asyncio.Runner) -> None:
+        """The step is withheld as a whole, good records among it included, and the store says why."""
+
+        async def story() -> None:
+            desk = await self.flood()
+            with pytest.raises(Tripped):
+                await desk.step(self.unread(desk), [desk.conversion("d")])
+            assert (desk.effects(), desk.kafka.dead, desk.applied) == (["saved"], [], (1, 1))
+            assert desk.store.memory.data[self.KEY].startswith(TRIPPED + b"more than half of 1000 records")
+
+        runner.run(story())
+
+    def test_it_stands_still_until_accepted_and_then_publishes_all(self, runner: asyncio.Runner) -> None:
+        """Over a new claim too; once accepted, every record of the flood ends in the dead letters, once."""
+
+        async def story() -> None:
+            first = await self.flood()
+            with pytest.raises(Tripped):
+                await first.step(self.unread(first))
+            desk = first.again()
+            await desk.claim()
+            desk.task.start()
+            await asyncio.sleep(600)
+            assert "dead letters" in desk.task.tripped
+            assert (desk.kafka.dead, desk.consumer.held_back) == ([], {TOUCHES, CONVERSIONS})
+            assert not desk.task.waits()
+            self.accept(desk)
+            await self.read_all(desk)
+            await eventually(lambda: desk.applied == desk.kafka.end())
+            assert len({letter.offset for letter in desk.kafka.dead}) == len(desk.kafka.dead) == WINDOW // 2 + 1
+            await desk.task.stop()
+
+        runner.run(story())
+
+    def test_a_running_worker_drops_what_is_under_way_and_begins_anew(self, runner: asyncio.Runner) -> None:
+        """The batch is acked, so that a rebalance need not wait, and read again from where nothing was published."""
+
+        async def story() -> None:
+            desk = await self.flood()
+            desk.task.start()
+            desk.consumer.fetch(TOUCHES, 10_000)
+            assert desk.task.take(desk.consumer.batch(10_000, 0))
+            await eventually(lambda: bool(desk.task.tripped))
+            assert all(message.acked for message in desk.consumer.handed)
+            self.accept(desk)
+            await self.read_all(desk)
+            await eventually(lambda: desk.applied == desk.kafka.end())
+            assert desk.task.reclaims == 0
+            await desk.task.stop()
+
+        runner.run(story())
+
+    def test_it_is_tight_again_when_good_records_have_come(self, runner: asyncio.Runner) -> None:
+        """The acceptance is for one flood: it goes from the store with the step in which the flood is over."""
+
+        async def story() -> None:
+            first = await self.flood()
+            with pytest.raises(Tripped):
+                await first.step(self.unread(first))
+            self.accept(first)
+            desk = first.again()
+            await desk.claim()
+            await desk.step(self.unread(desk))
+            assert desk.store.memory.data[self.KEY].startswith(ACCEPTED)
+            await desk.step([desk.touch(f"good {n}") for n in range(WINDOW)])
+            assert self.KEY not in desk.store.memory.data
+            for _ in range(WINDOW // 2 + 1):
+                desk.bad(TOUCHES)
+            with pytest.raises(Tripped):
+                await desk.step(self.unread(desk))
+
+        runner.run(story())
+
+    def test_a_replay_of_a_flood_does_not_trip(self, runner: asyncio.Runner) -> None:
+        """What was published is taken in again whatever it is; the store was emptied, not the topic filled."""
+
+        async def story() -> None:
+            desk = await self.flood(trip_wire=False)
+            await desk.step(self.unread(desk))
+            desk.store.memory.data.clear()
+            after = desk.again()
+            await after.claim()
+            assert after.task.replaying
+            await after.step(list(desk.kafka.logs[TOUCHES].records), list(desk.kafka.logs[CONVERSIONS].records))
+            assert after.applied == desk.kafka.end()
+
+        runner.run(story())
+
+    def test_without_the_wire_everything_goes_on(self, runner: asyncio.Runner) -> None:
+        """`trip_wire = false`, as in a replay of files: a flood becomes dead letters, and nothing stops."""
+
+        async def story() -> None:
+            desk = await self.flood(trip_wire=False)
+            await desk.step(self.unread(desk))
+            assert len(desk.kafka.dead) == WINDOW // 2 + 1
+
+        runner.run(story())
+
+
+class TestWaiting:
+    """What the watchdog asks: is there something to do?"""
+
+    def test_it_waits_only_where_something_is_to_do(self, runner: asyncio.Runner) -> None:
+        """Idle with nothing unread: no. Unread records: yes. A step that hangs: yes, and nothing moves."""
+
+        async def story() -> None:
+            desk = Desk()
+            await desk.claim()
+            assert not desk.task.waits()
+            desk.task.start()
+            await asyncio.sleep(2.0)
+            assert not desk.task.waits()
+            desk.touch("t")
+            assert desk.task.waits()
+            before = desk.task.progress
+            hung, never = asyncio.Event(), asyncio.Event()
+
+            async def hang(*_: Any) -> None:
+                hung.set()
+                await never.wait()
+
+            with mock.patch.object(desk.store, "save", hang):
+                desk.consumer.fetch(TOUCHES, 1)
+                assert desk.task.take(desk.consumer.batch(1, 0))
+                await hung.wait()
+                taken = desk.task.progress
+                assert taken != before
+                await asyncio.sleep(600)
+                assert desk.task.waits()
+                assert desk.task.progress == taken
+                desk.task._task.cancel()
 
         runner.run(story())
 

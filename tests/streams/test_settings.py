@@ -102,7 +102,7 @@ def test_every_unknown_key_is_told_with_its_line_and_the_nearest_name(tmp_path: 
         ("[models.position_based]\nfirst = 0.6\nlast = 0.6\n", "more than 1"),
         ('[attribution]\nmodels = ["linaer"]\n', "did you mean 'linear'"),
         ("[web]\nport = 70000\n", "65535"),
-        ("[redis]\ncluster = true\n", "not there yet"),
+        ('[redis]\nurl = "redis://h/2"\ncluster = true\n', "database 0 only"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_a_reason(tmp_path: Path, text: str, told: str) -> None:

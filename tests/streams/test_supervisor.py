@@ -5,6 +5,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -33,6 +34,7 @@ class Workers:
         return process
 
 
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('deaf', flush=True); signal.pause()"
 WAITS = "import signal; signal.pause()"
 ENDS_75 = "raise SystemExit(75)"
 ENDS_4 = "raise SystemExit(4)"
@@ -76,3 +78,26 @@ def test_any_other_end_of_a_worker_ends_all(run: Callable[..., int]) -> None:
     workers.wanted = 1_000
     assert run(workers, count=2) == 4
     assert [p.returncode for p in workers.started] == [-signal.SIGTERM, 4]
+
+
+def test_the_second_signal_ends_everything_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Workers that do not end when asked are killed, and the exit code tells the signal, as a shell would."""
+    workers = Workers(DEAF)
+    monkeypatch.setattr(supervisor, "spawn", lambda *args, **popen: workers(*args, **{**popen, "stdout": PIPE}))
+    running = supervisor.Supervisor(Settings(), 1)
+
+    def ask() -> None:
+        assert workers.enough.wait(WAIT_S)
+        worker = workers.started[0]
+        assert worker.stdout is not None
+        worker.stdout.readline()
+        signal.raise_signal(signal.SIGTERM)
+        signal.raise_signal(signal.SIGINT)
+
+    asker = threading.Thread(target=ask)
+    asker.start()
+    code = running.run()
+    asker.join()
+    # Which of two pending signals is handled last is the interpreter's choice.
+    assert code in {128 + signal.SIGTERM, 128 + signal.SIGINT}
+    assert workers.started[0].returncode == -signal.SIGKILL

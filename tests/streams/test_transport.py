@@ -37,6 +37,9 @@ class Thread:
         self.while_fetching = asyncio.Event()
         self.go_on = asyncio.Event()
         self.go_on.set()
+        self.while_moving = asyncio.Event()
+        self.moving = asyncio.Event()
+        self.moving.set()
         self.state = SimpleNamespace(lso=1_000, highwater=1_000, has_valid_position=True, position=0)
         assignment = SimpleNamespace(state_value=lambda tp: self.state)
         self._consumer = SimpleNamespace(
@@ -50,6 +53,8 @@ class Thread:
         return 1_000
 
     async def move(self, tp: TP, offset: int) -> None:
+        self.while_moving.set()
+        await self.moving.wait()
         self.moves.append((tp, offset))
 
     async def getmany(self, active: set[TP], timeout: float) -> Mapping[TP, Chunk]:  # noqa: ASYNC109 Faust's signature
@@ -104,6 +109,7 @@ async def case(monkeypatch: pytest.MonkeyPatch) -> Case:
     monkeypatch.setattr(made, "_get_active_partitions", lambda: {TOUCHES, CONVERSIONS})
     await made.perform_seek()
     thread.moves.clear()
+    thread.while_moving.clear()
     return Case(made, thread, owner)
 
 
@@ -210,6 +216,20 @@ async def test_records_between_threads_are_not_read_yet(case: Case) -> None:
     assert await look == [5, 6, 7]
     assert not case.consumer.has_read(TOUCHES, 5, 9), "handed out, and not processed"
     assert case.consumer.has_read(TOUCHES, 8, 9)
+
+
+async def test_the_position_before_a_claim_says_nothing_after_it(case: Case) -> None:
+    """While a claim goes back, the position is still at the end: that must not count as having read up to there."""
+    case.thread.answers = [{TOUCHES: chunk(0, 4)}]
+    case.thread.state.position = case.thread.state.lso = 5
+    await handed_out(case.consumer)
+    case.thread.moving.clear()
+    claim = asyncio.ensure_future(case.consumer.perform_seek())
+    await case.thread.while_moving.wait()
+    await handed_out(case.consumer)
+    case.thread.moving.set()
+    await claim
+    assert not case.consumer.has_read(TOUCHES, 0, 5)
 
 
 # -- chunks as aiokafka fetches them

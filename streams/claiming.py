@@ -1,0 +1,137 @@
+"""Where a partition number begins: what the store says is applied, what Kafka says is committed, and what that means.
+
+Asked once the earlier owner is fenced in both, so that neither answer can change any more. Store and log must belong
+together: the same cluster, topics and partition counts that the store was made from (`streams/origin.py`), and no
+offset beyond the end of the log. Where they do not, nothing of the store is changed but its owner.
+"""
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from faust.types import TP
+
+from state.store import Writes
+from streams.origin import ORIGIN, Origin
+from streams.step import Applied, StartError
+from streams.transport import Consumer
+from streams.tripwire import TRIP
+
+log = logging.getLogger("touchstream.processor")
+
+# Behind a fail-over the end of a log can be told too low for a moment; no log is refused for that.
+END_TRIES, END_PAUSE_S = 10, 1.0
+REPUBLISH = (
+    "bring back the store or the group's offsets; or, to publish every credit again, `touchstream run --republish` once"
+)
+
+
+class Start(NamedTuple):
+    """Where the work begins. `offsets_gone`: Kafka's group knows no offsets, though the store has applied some."""
+
+    applied: Applied
+    committed: tuple[int, int]
+    offsets_gone: bool
+    trip: bytes | None
+
+
+@dataclass(frozen=True)
+class Claiming:
+    """One partition number and the log its state must be made from; `origin` None does not look."""
+
+    touches: TP
+    conversions: TP
+    credits: TP
+    store: Any
+    origin: Origin | None = None
+    republish: bool = False
+
+    @property
+    def _partition(self) -> int:
+        return self.touches.partition
+
+    async def find(self, token: bytes, text: bytes | None, consumer: Consumer) -> Start:
+        """Compare store and Kafka; `text` is what the store had as applied when `token` claimed it.
+
+        Raises StartError where they do not belong together, StoreError, and what Kafka's client raises.
+        """
+        both = (self.touches, self.conversions)
+        made_from, trip = None, None
+        if text is not None:
+            made_from, trip = await self.store.load(self._partition, token, text, [ORIGIN, TRIP])
+            self._refuse_another_log(made_from)
+        committed = await consumer.offsets("committed", both)
+        beginning = await consumer.offsets("beginning", both)
+        first = [beginning[tp] or 0 for tp in both]
+        done = [committed[tp] for tp in both]
+        stored = None if text is None else Applied.parse(text)
+        await self._refuse_beyond_the_end(consumer, stored, done)
+        if stored is None and done == [None, None]:
+            await self._refuse_to_repeat(consumer)
+        applied = await self._applied(stored, token, first, done)
+        until = _first_committed(applied, first, done)
+        if applied.conversions > until[1]:
+            raise StartError(
+                f"partition {self._partition}: the store is at conversion {applied.conversions}, "
+                f"Kafka's group at {until[1]}; they do not belong together"
+            )
+        if self.origin is not None and (made_from is None or applied is not stored):
+            writes = Writes(puts={ORIGIN: self.origin.text()})
+            await self.store.save(self._partition, token, applied.text(), applied.text(), writes)
+        return Start(applied, until, None in done and text is not None, trip)
+
+    def _refuse_another_log(self, made_from: bytes | None) -> None:
+        """A store of before this was kept is taken as belonging here."""
+        if self.origin is not None and made_from is not None:
+            found = self.origin.differences(Origin.parse(made_from))
+            if found:
+                raise StartError(
+                    f"partition {self._partition}: the store was made from another log: {'; '.join(found)}"
+                )
+
+    async def _refuse_beyond_the_end(
+        self, consumer: Consumer, stored: Applied | None, done: Sequence[int | None]
+    ) -> None:
+        reached = [max(offset or 0, stored[i] if stored else 0) for i, offset in enumerate(done)]
+        both = (self.touches, self.conversions)
+        for attempt in range(END_TRIES):
+            ends = await consumer.offsets("end", both)
+            beyond = [(tp, at) for tp, at in zip(both, reached, strict=True) if at > (ends[tp] or 0)]
+            if not beyond:
+                return
+            if attempt < END_TRIES - 1:
+                await asyncio.sleep(END_PAUSE_S)
+        tp, at = beyond[0]
+        raise StartError(f"partition {self._partition}: {tp.topic} ends at {ends[tp]}, but {at} was processed already")
+
+    async def _refuse_to_repeat(self, consumer: Consumer) -> None:
+        """Without store and offsets everything would be credited again, beside what is there."""
+        published = (await consumer.offsets("end", [self.credits]))[self.credits] or 0
+        if published and not self.republish:
+            raise StartError(
+                f"partition {self._partition}: the store is empty and Kafka's group has no offsets, but {published} "
+                f"records lie in {self.credits.topic}: starting would publish every credit again",
+                REPUBLISH,
+            )
+
+    async def _applied(
+        self, stored: Applied | None, token: bytes, first: Sequence[int], done: Sequence[int | None]
+    ) -> Applied:
+        """Where the store stands; an empty or outdated one starts at the beginning of what the topics retain."""
+        if stored is not None:
+            behind = any(stored[i] < first[i] and stored[i] < (done[i] or 0) for i in (0, 1))
+            if not behind:
+                return stored
+            log.warning("partition %d: the store is older than the topics reach back: rebuilding", self._partition)
+            await self.store.drop(self._partition, token)
+        applied = Applied(first[0], first[1], -1)
+        await self.store.begin(self._partition, token, applied.text())
+        return applied
+
+
+def _first_committed(applied: Applied, first: Sequence[int], done: Sequence[int | None]) -> tuple[int, int]:
+    """What counts as published: the group's offsets; where it has none, what is applied."""
+    touches, conversions = (applied[i] if offset is None else max(offset, first[i]) for i, offset in enumerate(done))
+    return touches, conversions

@@ -5,10 +5,10 @@ PYTHON ?= python3
 BIN := .venv/bin
 SOURCES := models state streams
 TS_ARGS ?=
-PYTEST_ARGS ?=
+PYTEST_ARGS ?= -n 2 --dist loadfile
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint types slow check bench faults lock clean
+.PHONY: help setup setup-dev demo test lint types slow check bench faults mutants simulation lock clean
 
 help:  ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-10s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
@@ -22,7 +22,7 @@ setup-dev:  ## the same, and what tests, linters and benchmarks need
 demo: setup  ## broker, Valkey, a worker, live credits; Ctrl-C ends it
 	@$(BIN)/touchstream demo $(TS_ARGS)
 
-test: setup-dev  ## every test but the slow ones (PYTEST_ARGS="-n 2 --dist loadfile" takes both cores)
+test: setup-dev  ## every test but the slow ones, on two cores (PYTEST_ARGS= for one)
 	@$(BIN)/python -m pytest -m "not slow" $(PYTEST_ARGS)
 
 lint: setup-dev  ## ruff: rules and format
@@ -33,15 +33,21 @@ types: setup-dev  ## mypy, strict
 	@$(BIN)/mypy --strict $(SOURCES)
 
 slow: setup-dev  ## real Apache Kafka (needs Java and Maven) and Debian's redis-server
-	@$(BIN)/python -m pytest -m slow $(PYTEST_ARGS)
+	@$(BIN)/python -m pytest -m slow
 
 check: lint types test slow  ## all of the above
 
 bench: setup-dev  ## Touchstream beside its peers; writes bench/RESULTS.md
 	@$(BIN)/python bench/run.py $(TS_ARGS)
 
-faults: setup-dev  ## kills, zombies, lost replies
-	@$(BIN)/python -m pytest tests/faults $(PYTEST_ARGS)
+faults: setup-dev  ## the fault suite on Apache Kafka and redis-server, with its table (TS_ARGS="--full --out FILE")
+	@$(BIN)/python -m tests.faults.run $(TS_ARGS)
+
+mutants: setup-dev  ## break one rule at a time: each must turn a test red (TS_ARGS="--only NAME")
+	@$(BIN)/python -m tests.mutants.run $(TS_ARGS)
+
+simulation: setup-dev  ## 10,000 seeded worlds of trouble in one process, and what came up in them
+	@$(BIN)/python -m tests.simulation.run --seeds 10000 --jobs 2 $(TS_ARGS)
 
 # The embedded broker is a wheel of this very tree, so it has no place in a lock file with hashes.
 COMPILE = $(BIN)/uv pip compile --quiet --universal --generate-hashes --python-version 3.11 \

@@ -1,22 +1,10 @@
 """Redis forgets: everything, or the latest part. Seen while running, repaired from the topics, by itself."""
 
 import pytest
-from redis import Redis
 
 from tests.faults import verdict
 from tests.faults.conftest import Make
-
-Snapshot = dict[bytes, bytes]
-
-# In one step of Redis, so that no half of a batch is in it.
-SNAPSHOT = """
-local found = {}
-for _, key in ipairs(redis.call('KEYS', ARGV[1])) do
-  found[#found + 1] = key
-  found[#found + 1] = redis.call('DUMP', key)
-end
-return found
-"""
+from tests.faults.snapshots import roll_back, snapshot
 
 
 def test_redis_is_emptied_under_load(make: Make) -> None:
@@ -83,18 +71,3 @@ def test_redis_comes_back_older_while_nobody_works(make: Make) -> None:
         assert cluster.codes() == [0, 0]
         assert "replaying" in cluster.workers[1].said()
         verdict.check(cluster)
-
-
-def snapshot(redis: "Redis") -> Snapshot:
-    """Every key of the database, at one moment."""
-    found: list[bytes] = redis.eval(SNAPSHOT, 0, "*")
-    return dict(zip(found[::2], found[1::2], strict=True))
-
-
-def roll_back(redis: "Redis", kept: Snapshot) -> None:
-    """Put the database back to the snapshot, at one moment."""
-    with redis.pipeline(transaction=True) as pipeline:
-        pipeline.flushall()
-        for key, value in kept.items():
-            pipeline.restore(key, 0, value)
-        pipeline.execute()

@@ -46,7 +46,7 @@ POLICIES: list[Record] = [
             "currency": "EUR",
         }
     },
-    {"attribution": {"models": ["inverse_j", "linear"], "max_touches": 2, "short_path": "split_middle"}},
+    {"attribution": {"models": ["inverse_j", "linear", "last_touch"], "max_touches": 2, "short_path": "split_middle"}},
     {"attribution": {"models": ["linear", "participation"], "journey": "account", "allowed_lateness": "20d"}},
 ]
 # Lags of record time behind event time where records come as they do in life: mostly at once, some late.

@@ -13,15 +13,17 @@ import subprocess
 import time
 import uuid
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import TimeoutError as FutureTimeoutError
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from aiokafka.client import AIOKafkaClient
 from aiokafka.protocol.group import LeaveGroupRequest
-from confluent_kafka import Consumer, KafkaError, Message, Producer, TopicPartition
+from confluent_kafka import Consumer, KafkaError, KafkaException, Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 from redis import Redis
+from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 
 from state import keys
 from streams import topics
@@ -31,6 +33,7 @@ from streams.settings import Settings
 from streams.spawn import spawn
 from streams.topics import group_of, topics_of
 from tests.support import worlds
+from tests.support.readers import Read, read_topic
 
 PARTITIONS = 4
 # A fence, not a claim: the slowest scenario waits for two sessions of six seconds on a busy machine.
@@ -41,10 +44,14 @@ POLL_S = 0.01
 BACKLOG = 400
 WAVE_S = 0.3
 ADMIN_S = 20.0
+ASK_S = 5.0
 STARTS_MAX = 12
+# librdkafka reports each connection that is refused while a broker is down.
+QUIETLY = {"log_level": 0}
 
 Wave = list[tuple[str, bytes, bytes]]
 Applied = tuple[int, int]
+Draw = Callable[[int, tuple[str, str]], list[Wave]]
 
 
 class Ended(NamedTuple):
@@ -77,7 +84,13 @@ def small_settings(broker: str, redis: str, **attribution: Any) -> Settings:
 
 
 def draw_waves(
-    seed: int, names: tuple[str, str], *, waves: int = 50, people: int = 110, quiet: int = 200
+    seed: int,
+    names: tuple[str, str],
+    *,
+    waves: int = 50,
+    people: int = 110,
+    quiet: int = 200,
+    quiet_touches: int = 2_300,
 ) -> list[Wave]:
     """About 3,000 touches and 350 records of conversions, shuffled, so that many come late or before their create.
 
@@ -86,7 +99,7 @@ def draw_waves(
     """
     rng = random.Random(seed)
     world = worlds.draw(seed, people=people)
-    touches = world.touches + [_quiet_touch(rng, number, quiet) for number in range(2_300)]
+    touches = world.touches + [_quiet_touch(rng, number, quiet) for number in range(quiet_touches)]
     lines: list[Wave] = []
     for topic, records in zip(names, (touches, world.conversions), strict=True):
         keyed = [(topic, r["person_id"].encode(), worlds.line(r).encode()) for r in records]
@@ -156,6 +169,9 @@ class Cluster:
     `crashes` are the crash points of the starts to come, in their order; starts beyond them have none.
     `evict`: a worker that died is taken out of its group at once, as the coordinator would do when its session ends.
     `restart`: whether a worker that a signal killed, or that ended with 75, is started again.
+    `reach`: settings of the workers where they reach the servers by another way than this process does.
+    `pace_s`: at least so long between two waves, so that the load outlasts a fault.
+    `look`: called at each look, for what has to go on beside the load.
     """
 
     settings: Settings
@@ -166,6 +182,12 @@ class Cluster:
     restart: bool = True
     workers: list[Worker] = field(default_factory=list)
     ended: list[Ended] = field(default_factory=list)
+    reach: Settings | None = None
+    look: Callable[[], None] = lambda: None
+    backlog: int = BACKLOG
+    pace_s: float = 0.0
+    starts_max: int = STARTS_MAX
+    deadline_s: float = DEADLINE_S
 
     def __post_init__(self) -> None:
         self.names = topics_of(self.settings)
@@ -173,11 +195,19 @@ class Cluster:
         self._applied_most = 0
         self._sent_s = 0.0
         self._ends: dict[tuple[str, int], int] = {}
+        self._remembered: dict[str, dict[tuple[int, int], Read]] = {}
         self._bootstrap = ",".join(self.settings.kafka.bootstrap_servers())
+        # Idempotent, as a broker that restarts would otherwise get some of the input twice.
         self._producer = Producer(
-            {"bootstrap.servers": self._bootstrap, "partitioner": "murmur2_random", "linger.ms": 0, "acks": "all"}
+            {
+                "bootstrap.servers": self._bootstrap,
+                "partitioner": "murmur2_random",
+                "linger.ms": 0,
+                "enable.idempotence": True,
+                **QUIETLY,
+            }
         )
-        self._admin = AdminClient({"bootstrap.servers": self._bootstrap})
+        self._admin = AdminClient({"bootstrap.servers": self._bootstrap, **QUIETLY})
         self.redis = Redis.from_url(self.settings.redis.url)
 
     # input
@@ -196,19 +226,33 @@ class Cluster:
 
     def _delivered(self, error: KafkaError | None, message: Message) -> None:
         assert error is None, str(error)
+        self._reaches(message)
+
+    def count_in(self, delivered: Sequence[Message]) -> None:
+        """Records that somebody else produced, and committed, belong to the input too."""
+        self.sent += len(delivered)
+        for message in delivered:
+            self._reaches(message)
+
+    def _reaches(self, message: Message) -> None:
         place, offset = (str(message.topic()), message.partition() or 0), message.offset()
-        assert offset is not None
+        if offset is None or offset < 0:  # sent again over a new connection, and known to the broker already
+            offset = self._last_offset(*place)
         self._ends[place] = max(self._ends.get(place, 0), offset + 1)
+
+    def _last_offset(self, topic: str, partition: int) -> int:
+        with _closing(Consumer({"bootstrap.servers": self._bootstrap, "group.id": "ends", **QUIETLY})) as consumer:
+            return int(consumer.get_watermark_offsets(TopicPartition(topic, partition), ADMIN_S)[1]) - 1
 
     # workers
 
     def start(self, crash: str | None = None, settings: Settings | None = None) -> Worker:
         """Start a worker, by default with the next of `crashes`."""
-        assert len(self.workers) < STARTS_MAX, f"too many starts\n{self.said()}"
+        assert len(self.workers) < self.starts_max, f"too many starts\n{self.said()}"
         if crash is None and self.crashes:
             crash = self.crashes.pop(0)
         number = len(self.workers)
-        worker = Worker(number, settings or self.settings, crash, self.folder / f"worker-{number}.log")
+        worker = Worker(number, settings or self.reach or self.settings, crash, self.folder / f"worker-{number}.log")
         self.workers.append(worker)
         return worker
 
@@ -232,15 +276,17 @@ class Cluster:
 
     def until(self, done: Callable[[], bool], what: str, *, feeding: bool = True) -> None:
         """Feed and tend until the condition holds. AssertionError with all logs after the deadline."""
-        deadline = time.monotonic() + DEADLINE_S
+        deadline = time.monotonic() + self.deadline_s
         while True:
             self.tend()
+            self.look()
             if done():
                 return
             if time.monotonic() > deadline:
-                raise AssertionError(f"not within {DEADLINE_S:g} s: {what}; {self.progress()}\n{self.said()}")
-            few_left = self.records_left() < BACKLOG
-            if feeding and self.waves and (few_left or time.monotonic() - self._sent_s > WAVE_S):
+                raise AssertionError(f"not within {self.deadline_s:g} s: {what}; {self.progress()}\n{self.said()}")
+            waited_s = time.monotonic() - self._sent_s
+            is_due = waited_s > WAVE_S or (waited_s >= self.pace_s and self.records_left() < self.backlog)
+            if feeding and self.waves and is_due:
                 self.send_wave()
             else:
                 time.sleep(POLL_S)  # between two looks, bounded by the deadline above
@@ -280,10 +326,27 @@ class Cluster:
         return [(self._ends.get((n.touches, p), 0), self._ends.get((n.conversions, p), 0)) for p in range(PARTITIONS)]
 
     def applied(self) -> list[Applied]:
-        """Per partition what the store says; (-1, -1) where it says nothing."""
+        """Per partition what the store says; (-1, -1) where it says nothing, or is down."""
         names = [keys.prefix(self.settings.kafka.prefix, p) + keys.APPLIED for p in range(PARTITIONS)]
-        found: Sequence[bytes | None] = self.redis.mget(names)  # type: ignore[assignment]
+        try:
+            found: Sequence[bytes | None] = self.redis.mget(names)  # type: ignore[assignment]
+        except (ConnectionError, TimeoutError, BusyLoadingError):
+            return [_offsets(None)] * PARTITIONS
         return [_offsets(text) for text in found]
+
+    def log(self, topic: str) -> list[Read]:
+        """All records that ever lay in an input topic; `remember` keeps those that are deleted later."""
+        kept = self._remembered.get(topic, {})
+        return sorted({**kept, **self._in_topic(topic)}.values(), key=lambda r: (r.partition, r.offset))
+
+    def remember(self, below: Sequence[Applied]) -> None:
+        """Keep what lies below these offsets of the input topics, as it is about to be deleted there."""
+        for i, topic in enumerate((self.names.touches, self.names.conversions)):
+            found = {place: read for place, read in self._in_topic(topic).items() if read.offset < below[place[0]][i]}
+            self._remembered.setdefault(topic, {}).update(found)
+
+    def _in_topic(self, topic: str) -> dict[tuple[int, int], Read]:
+        return {(r.partition, r.offset): r for r in read_topic(self.settings.kafka.broker, topic)}
 
     def records_applied(self) -> int:
         return sum(max(0, n) for offsets in self.applied() for n in offsets)
@@ -293,7 +356,7 @@ class Cluster:
         n = self.names
         parts = [TopicPartition(topic, p) for p in range(PARTITIONS) for topic in (n.touches, n.conversions)]
         with _closing(
-            Consumer({"bootstrap.servers": self._bootstrap, "group.id": group_of(self.settings)})
+            Consumer({"bootstrap.servers": self._bootstrap, "group.id": group_of(self.settings), **QUIETLY})
         ) as consumer:
             found = consumer.committed(parts, timeout=ADMIN_S)
         offsets = [part.offset if part.offset >= 0 else -1 for part in found]
@@ -310,9 +373,13 @@ class Cluster:
     # the group
 
     def members(self) -> set[str]:
-        """The ids of the group's members."""
+        """The ids of the group's members; none where the broker does not say, as it does after a restart."""
         group = group_of(self.settings)
-        described = self._admin.describe_consumer_groups([group], request_timeout=ADMIN_S)[group].result(ADMIN_S)
+        try:
+            described = self._admin.describe_consumer_groups([group], request_timeout=ASK_S)[group].result(ASK_S)
+        except (KafkaException, FutureTimeoutError):
+            self._admin = AdminClient({"bootstrap.servers": self._bootstrap, **QUIETLY})
+            return set()
         return {member.member_id for member in described.members}
 
     def evict_members(self, members: set[str]) -> None:
@@ -360,11 +427,11 @@ def _closing(consumer: Consumer) -> Iterator[Consumer]:
 
 
 @contextlib.contextmanager
-def cluster(settings: Settings, folder: Path, seed: int, **changes: Any) -> Iterator[Cluster]:
+def cluster(settings: Settings, folder: Path, seed: int, draw: Draw = draw_waves, **changes: Any) -> Iterator[Cluster]:
     """A cluster with its topics made and its input drawn; all its processes are gone when the block ends."""
     names = topics_of(settings)
     asyncio.run(topics.ensure(settings, PARTITIONS))
-    waves = draw_waves(seed, (names.touches, names.conversions))
+    waves = draw(seed, (names.touches, names.conversions))
     made = Cluster(settings, folder, waves, **changes)
     try:
         yield made

@@ -7,10 +7,12 @@ in which it took effect (`published`, `saved`, `acked`), so that a wrong order f
 
 import asyncio
 import selectors
+from bisect import bisect_left
 from collections import defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from operator import attrgetter
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -18,7 +20,7 @@ from faust.types import TP
 
 from state.memory import MemoryStore
 from state.store import Writes
-from streams import decode, patience, processor
+from streams import decode, patience, processor, step
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain
 from streams.topics import Topics
 from streams.transport import BATCHES_IN_FLIGHT, Batch
@@ -53,6 +55,11 @@ class Credit(NamedTuple):
 Ledger = list[tuple[Any, ...]]
 
 
+async def _go_on(_: str) -> None:
+    """A pause before something takes effect, as short as can be; a test may put a longer one in its place."""
+    await asyncio.sleep(0)
+
+
 @dataclass
 class Log:
     """One partition of a topic: its records, the next offset, and where it starts."""
@@ -74,9 +81,10 @@ class Log:
         """Offsets without a record, as markers of a producer's transactions take them."""
         self.end += count
 
-    def since(self, offset: int) -> Iterator[LogRecord]:
-        """Records at or beyond the offset."""
-        return (r for r in self.records if r.offset >= max(offset, self.start))
+    def since(self, offset: int, count: int | None = None) -> list[LogRecord]:
+        """Records at or beyond the offset, at most `count`."""
+        first = bisect_left(self.records, max(offset, self.start), key=attrgetter("offset"))
+        return self.records[first:] if count is None else self.records[first : first + count]
 
 
 class Kafka:
@@ -118,6 +126,7 @@ class Publisher:
         self._crash_point = crash_point
         self._epoch: int | None = None
         self.faults: deque[str] = deque()
+        self.pause: Callable[[str], Awaitable[None]] = _go_on
 
     def output(self, partition: int) -> Output:
         """An empty output that keeps its publications."""
@@ -140,7 +149,7 @@ class Publisher:
         self._crash_point("sent")
         if fault == "refused":
             raise Refused("a batch was refused")
-        await asyncio.sleep(0)
+        await self.pause("commit")
         if self._epoch != self._kafka.epoch:
             raise Superseded("another producer took over")
         if fault != "lost":
@@ -159,6 +168,7 @@ class Store:
         self.memory = memory
         self.faults: deque[Exception | tuple[str, Exception]] = deque()
         self.before: Callable[[str], None] = lambda _: None
+        self.pause: Callable[[str], Awaitable[None]] = _go_on
         self._ledger = ledger
 
     async def claim(self, partition: int, token: bytes) -> bytes | None:
@@ -189,7 +199,7 @@ class Store:
         await self._call("drop", lambda: self.memory.drop(partition, token))
 
     async def _call(self, name: str, act: Callable[[], Any]) -> Any:
-        await asyncio.sleep(0)
+        await self.pause(name)
         self.before(name)
         fault = self.faults.popleft() if self.faults else None
         if isinstance(fault, Exception):
@@ -215,23 +225,38 @@ class Event:
     message: Message
 
 
+class Chunk(NamedTuple):
+    """Records on their way from the fetcher to the transport: fetched from one position to another, for one claim."""
+
+    records: list[LogRecord]
+    start: int
+    end: int
+    incarnation: int
+
+
 class Consumer:
     """The batch transport of one worker, as far as a partition task knows it.
 
-    `fetch` takes records from the log, `batch` hands a part of them out. The rules are those of `streams.transport`:
-    nothing is fetched of what is held back, few batches are in flight, an incarnation a claim.
+    A fetch moves the position when it is asked for (`ask`); its records come later (`land`), perhaps after a claim has
+    moved the position elsewhere. `batch` hands a part of what came out. The rules are those of `streams.transport`:
+    what comes is accepted only of the present claim, and only if it begins where the last one ended; nothing is fetched
+    of what is held back; few batches are in flight; an incarnation a claim.
     """
 
     def __init__(self, kafka: Kafka) -> None:
         self._kafka = kafka
+        self._claimed = True
         self._next: dict[TP, int] = {}
         self._position: dict[TP, int] = {}
+        self._reached: dict[TP, int] = {}
+        self._flying: dict[TP, Chunk] = {}
         self._taken: defaultdict[TP, list[LogRecord]] = defaultdict(list)
         self._incarnation = 0
         self._in_flight = 0
-        self._blocked = False
         self.held_back: set[TP] = set()
         self.handed: list[Message] = []
+        self.put_back = 0
+        self.went_back = False
 
     # -- what the task asks
 
@@ -241,7 +266,7 @@ class Consumer:
         ask: dict[str, Callable[[TP], int | None]] = {
             "committed": lambda tp: self._kafka.committed.get(tp.topic),
             "beginning": lambda tp: logs[tp].start,
-            "end": lambda tp: logs[tp].end,
+            "end": lambda tp: logs[tp].end if tp in logs else len(self._kafka.credits),
         }
         return {tp: ask[kind](tp) for tp in tps}
 
@@ -258,7 +283,10 @@ class Consumer:
         (self.held_back.add if yes else self.held_back.discard)(tp)
 
     def has_read(self, tp: TP, processed: int, end: int) -> bool:
-        return processed >= end or (self._next[tp] == processed and self._position[tp] >= end)
+        """Not what has been fetched counts, but what was accepted; the position runs ahead of what is on its way."""
+        return processed >= end or (
+            self._next[tp] == processed and tp not in self._flying and self._position[tp] >= end
+        )
 
     def ack(self, message: Message) -> None:
         if not message.acked:
@@ -274,35 +302,78 @@ class Consumer:
         self.held_back.clear()
 
     async def reseek(self, partition: int, starts: Mapping[TP, int]) -> None:
-        self._blocked = True
+        self._claimed = False
         self.invalidate(partition)
         await asyncio.sleep(0)
         self.seek(starts)
-        self._blocked = False
 
     # -- what a test does
 
+    def assign(self) -> None:
+        """What a rebalance does before the claim: positions are where Kafka's group protocol says they are."""
+        self._claimed = False
+        self.invalidate(0)
+        for tp in self._kafka.logs:
+            self._position[tp] = self._kafka.committed.get(tp.topic, 0)
+
     def seek(self, starts: Mapping[TP, int]) -> None:
-        """Where a claim said that reading starts."""
+        """Where a claim said that reading starts; from now on records are accepted."""
         self._taken.clear()
-        self._next.update(starts)
-        self._position.update(starts)
+        for places in (self._next, self._reached, self._position):
+            places.update(starts)
+        self._claimed = True
+        self.went_back = False
+
+    def go_back(self) -> bool:
+        """Break the promise: hand out again what was done already, without a claim. False where nothing was done, or
+        the promise is broken already.
+        """
+        done = [m.value for m in self.handed if m.acked and m.value.incarnation == self._incarnation]
+        if not done or self.went_back:
+            return False
+        records = done[0].touches or done[0].conversions
+        tp = TOUCHES if done[0].touches else CONVERSIONS
+        self._taken[tp].clear()
+        self._flying.pop(tp, None)
+        self._next[tp] = self._reached[tp] = self._position[tp] = records[0].offset
+        self.went_back = True
+        return True
 
     def fetch(self, tp: TP, count: int) -> None:
-        """Take up to so many records; at the end of the log the position moves past markers too."""
-        if self._blocked or tp in self.held_back or tp not in self._next:
+        """Take up to so many records at once; at the end of the log the position moves past markers too."""
+        self.ask(tp, count)
+        self.land(tp)
+
+    def ask(self, tp: TP, count: int) -> None:
+        """Begin a fetch of up to so many records."""
+        if tp in self.held_back or tp in self._flying or tp not in self._position:
             return
-        found = list(self._kafka.logs[tp].since(self._next[tp]))
-        taken = found[:count]
-        if taken:
-            self._taken[tp] += taken
-            self._next[tp] = self._position[tp] = taken[-1].offset + 1
-        if len(found) <= count:
-            self._position[tp] = self._kafka.logs[tp].end
+        log, start = self._kafka.logs[tp], self._position[tp]
+        if start >= log.end:
+            return
+        records = log.since(start, count)
+        ends_there = not records or records[-1].offset == log.records[-1].offset
+        self._position[tp] = log.end if ends_there else records[-1].offset + 1
+        self._flying[tp] = Chunk(records, start, self._position[tp], self._incarnation)
+
+    def land(self, tp: TP) -> None:
+        """A fetch that was begun comes in; what may not be accepted is put back."""
+        chunk = self._flying.pop(tp, None)
+        if chunk is None:
+            return
+        current = self._claimed and chunk.incarnation == self._incarnation
+        if not current or chunk.start != self._reached.get(tp):
+            self.put_back += len(chunk.records)
+            self._position[tp] = self._reached.get(tp, self._position[tp])
+            return
+        self._reached[tp] = chunk.end
+        if chunk.records:
+            self._taken[tp] += chunk.records
+            self._next[tp] = chunk.records[-1].offset + 1
 
     def batch(self, touches: int, conversions: int) -> Event | None:
         """Hand out so many of the records that were fetched; None where there are none or the window is full."""
-        if self._in_flight >= BATCHES_IN_FLIGHT:
+        if not self._claimed or self._in_flight >= BATCHES_IN_FLIGHT:
             return None
         parts = []
         for tp, count in ((TOUCHES, touches), (CONVERSIONS, conversions)):
@@ -342,8 +413,9 @@ class _Selector(selectors.SelectSelector):
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         if timeout is None:
             raise RuntimeError("every task waits, and no timer is set: nothing can happen any more")
-        self._clock.now_s += max(timeout, 0.0)
-        return super().select(0)
+        if timeout > 0:
+            self._clock.now_s += timeout
+        return []  # nothing outside is waited for, so the system need not be asked
 
 
 class VirtualLoop(asyncio.SelectorEventLoop):
@@ -363,6 +435,7 @@ def virtual_time() -> Iterator[asyncio.Runner]:
     clock = Clock()
     with (
         mock.patch.object(processor, "time", clock),
+        mock.patch.object(step, "time", clock),
         mock.patch.object(decode, "time", clock),
         mock.patch.object(patience, "time", clock),
         asyncio.Runner(loop_factory=lambda: VirtualLoop(clock)) as runner,

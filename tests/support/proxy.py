@@ -1,11 +1,15 @@
-"""A TCP proxy before Redis that loses replies: the request is carried out, and its sender never hears of it."""
+"""TCP proxies: `ReplyLoser` before Redis, where a request is carried out and its sender never hears of it, and `Relay`
+before any server, which can be slow, cut connections, and turn to another server."""
 
+import asyncio
+import contextlib
 import hashlib
 import selectors
 import socket
 import threading
-from collections.abc import Iterator
+from collections.abc import Coroutine, Iterator
 from contextlib import contextmanager
+from typing import Any, TypeVar
 from urllib.parse import urlsplit
 
 from state import scripts
@@ -16,6 +20,7 @@ CHUNK_BYTES = 1 << 16
 JOIN_S = 10.0
 # A server that does not know the script says so and has done nothing: that reply is not worth losing.
 UNKNOWN_SCRIPT = b"-NOSCRIPT"
+T = TypeVar("T")
 
 
 class Link:
@@ -133,3 +138,75 @@ def losing_replies(redis_url: str, every: int) -> Iterator[ReplyLoser]:
         yield proxy
     finally:
         proxy.close()
+
+
+class Relay:
+    """Forwards every connection to `target`, a port of this machine; `delay_s` is waited before each chunk.
+
+    `port` and `redis_url` are where clients come. Runs in a thread of its own; the attributes may be set at any time.
+    """
+
+    def __init__(self, target: int) -> None:
+        self.target, self.delay_s = target, 0.0
+        self.port = 0
+        self.cuts = 0
+        self._links: set[asyncio.StreamWriter] = set()
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, daemon=True)
+        self._thread.start()
+        self._server = self._call(asyncio.start_server(self._serve, HOST, 0))
+        self.port = self._server.sockets[0].getsockname()[1]
+        self.redis_url = f"redis://{HOST}:{self.port}/0"
+
+    def cut(self) -> None:
+        """Cut every connection, whatever is under way on it. New ones are taken at once."""
+        self._call(self._cut())
+
+    def close(self) -> None:
+        self._server.close()
+        self.cut()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(JOIN_S)
+        self._loop.close()
+
+    def _call(self, work: Coroutine[Any, Any, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(work, self._loop).result(JOIN_S)
+
+    async def _cut(self) -> None:
+        for writer in list(self._links):
+            writer.transport.abort()
+            self.cuts += 1
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            inner_reader, inner_writer = await asyncio.open_connection(HOST, self.target)
+        except OSError:
+            writer.transport.abort()
+            return
+        both = {writer, inner_writer}
+        self._links |= both
+        try:
+            ways = (self._forward(reader, inner_writer), self._forward(inner_reader, writer))
+            await asyncio.wait([asyncio.ensure_future(way) for way in ways], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            self._links -= both
+            for end in both:
+                end.transport.abort()
+
+    async def _forward(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        with contextlib.suppress(OSError):
+            while data := await reader.read(CHUNK_BYTES):
+                if self.delay_s:
+                    await asyncio.sleep(self.delay_s)
+                writer.write(data)
+                await writer.drain()
+
+
+@contextmanager
+def relay(target: int) -> Iterator[Relay]:
+    """A relay before a port of this machine, gone when the block ends."""
+    made = Relay(target)
+    try:
+        yield made
+    finally:
+        made.close()

@@ -1,12 +1,13 @@
 """One run of one system: start, clock from first fetch to last readable output, CPU and memory, clean up."""
 
+import re
 import shutil
 import sys
 import time
 from dataclasses import dataclass, replace
+from datetime import datetime
 from pathlib import Path
 
-from confluent_kafka import ConsumerGroupState
 from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
@@ -57,6 +58,18 @@ class Failed(Exception):
     """A run that gave no measurement: the system ended or stood still; the message has the end of its log."""
 
 
+# What a worker logs when it knows where a partition begins, in local time; nothing is fetched before.
+_CLAIMED = re.compile(r"^(\S+ \S+),(\d{3}) INFO touchstream\.processor partition \d+ claimed: ", re.MULTILINE)
+
+
+def _first_claim(log: Path) -> int | None:
+    """Epoch milliseconds of the first claim in a worker's log; None before it."""
+    found = _CLAIMED.search(log.read_text(errors="replace"))
+    if found is None:
+        return None
+    return int(datetime.strptime(found[1], "%Y-%m-%d %H:%M:%S").astimezone().timestamp()) * 1000 + int(found[2])
+
+
 @dataclass(frozen=True)
 class _Marks:
     client: float
@@ -97,19 +110,17 @@ class Bench:
             self.redis.child.usage.reset_peak()
             for i, command in enumerate(launch.commands):
                 children.append(Child(command, self.work / f"{run_id}-{i}.log", launch.env))
-            measured = self._clock(system, number, children, reader, before, bool(quiet))
+            measured = self._clock(system, number, children, reader, bool(quiet))
             self._end(system, children)
             return replace(measured, faults=self._faults(output)) if check and not system.limited else measured
         finally:
             self._end(system, children)
             reader.kill()
-            self._remove(run_id, output, before if system.first_fetch == "group" else self._groups())
+            self._remove(run_id, output, before if system.first_fetch == "claim" else self._groups())
             shutil.rmtree(scratch, ignore_errors=True)
 
-    def _clock(
-        self, system: System, number: int, children: list[Child], reader: Child, before: set[str], open_end: bool
-    ) -> Measured:
-        first_ms = self._first_fetch(system, children, before)
+    def _clock(self, system: System, number: int, children: list[Child], reader: Child, open_end: bool) -> Measured:
+        first_ms = self._first_fetch(system, children)
         start = self._marks(children)
         events, outputs = self.data.events, 0
         if system.limited:
@@ -141,7 +152,7 @@ class Bench:
     def _end(system: System, children: list[Child]) -> None:
         """Touchstream keeps its group's name from run to run, so it is asked to leave; the peers' are new each time."""
         for child in children:
-            if system.first_fetch == "group":
+            if system.first_fetch == "claim":
                 child.stop()
             else:
                 child.kill()
@@ -160,13 +171,14 @@ class Bench:
             self.kafka.child.usage.sample(),
         )
 
-    def _first_fetch(self, system: System, children: list[Child], before: set[str]) -> int:
+    def _first_fetch(self, system: System, children: list[Child]) -> int:
         deadline = time.monotonic() + RUN_SECONDS
         while time.monotonic() < deadline:
             self._check(children)
-            if system.first_fetch == "group":
-                if self._assigned(before):
-                    return int(time.time() * 1000)
+            if system.first_fetch == "claim":
+                claimed = [found for child in children if (found := _first_claim(child.log))]
+                if claimed:
+                    return min(claimed)
             else:
                 said = [int(s[0]) for s in (c.said("first-fetch") for c in children) if s]
                 if said:
@@ -177,16 +189,6 @@ class Bench:
     def _groups(self) -> set[str]:
         listed = self.admin.list_consumer_groups(request_timeout=10).result(10)
         return {g.group_id for g in listed.valid}
-
-    def _assigned(self, before: set[str]) -> bool:
-        new = sorted(self._groups() - before - {"bench-reader"})
-        if not new:
-            return False
-        for future in self.admin.describe_consumer_groups(new, request_timeout=10).values():
-            group = future.result(10)
-            if group.state == ConsumerGroupState.STABLE and any(m.assignment for m in group.members):
-                return True
-        return False
 
     def _reader(self, system: System, output: str, quiet: float) -> Child:
         options = {

@@ -1,9 +1,9 @@
 """Every system and configuration that the benchmark can run: what is started, and how its clock begins.
 
 `first_fetch` says where the clock of a run starts. "line": the peers print `first-fetch <epoch ms>` when their first
-record reaches user code, a little after the fetch itself (in their favour). "group": Touchstream is not instrumented
-for the benchmark, so its clock starts when the broker first shows its consumer group with partitions assigned,
-before claim and first fetch (in its disfavour).
+record reaches user code, a little after the fetch itself (in their favour). "claim": Touchstream is not instrumented
+for the benchmark, so its clock starts with the first line of its log that says that a partition is claimed, before
+any fetch (in its disfavour).
 """
 
 import shlex
@@ -60,7 +60,7 @@ class System:
     family: str
     flat: bool
     launch: Callable[[Place], Launch]
-    first_fetch: Literal["line", "group"] = "line"
+    first_fetch: Literal["line", "claim"] = "line"
     uses_redis: bool = False
     limited: bool = False
     note: str = ""
@@ -167,7 +167,7 @@ def touchstream(workers: int, command: str = TOUCHSTREAM) -> System:
     def launch(p: Place) -> Launch:
         return Launch([shlex.split(command.format(broker=p.broker, redis=p.redis, workers=workers))])
 
-    return System(f"touchstream-{workers}", "Touchstream", True, launch, "group", uses_redis=True)
+    return System(f"touchstream-{workers}", "Touchstream", True, launch, "claim", uses_redis=True)
 
 
 def every(command: str = TOUCHSTREAM) -> list[System]:

@@ -97,21 +97,24 @@ def decide(
     revision: int,
     *,
     replaying: bool = False,
+    sealed_below_ms: int = -1,
 ) -> Outcome:
     """What new touches and conversion records do to a journey.
 
     `revision` is given to every record published. While replaying, facts are taken in and nothing is published:
-    it was, by a transaction that committed these records' offsets.
+    it was, by a transaction that committed these records' offsets. Conversions taken in so whose record time lies below
+    `sealed_below_ms` (epoch ms) are never restated: touches that they were credited with are in the log no more.
     """
-    return _Decision(journey, rules, revision, replaying).run(arrivals, events)
+    return _Decision(journey, rules, revision, replaying, sealed_below_ms).run(arrivals, events)
 
 
 class _Decision:
-    def __init__(self, journey: Journey, rules: Rules, revision: int, replaying: bool) -> None:
+    def __init__(self, journey: Journey, rules: Rules, revision: int, replaying: bool, sealed_below_ms: int) -> None:
         self._before = journey
         self._rules = rules
         self._revision = revision
         self._replaying = replaying
+        self._sealed_below_ms = sealed_below_ms
         self._conversions = {c.conversion_id: c for c in journey.state.conversions}
         self._pending = journey.state.pending
         self._causes: dict[str, Source] = {}
@@ -171,7 +174,7 @@ class _Decision:
         """Find the conversions that a touch of this batch counts for."""
         for c in self._conversions.values():
             policy, _ = self._rules.of(c.policy_version)
-            if c.retracted or not policy.credited(c.type):
+            if c.retracted or c.sealed or not policy.credited(c.type):
                 continue
             first_ms = c.occurred_ms - policy.lookback_max_ms(c.type)
             first, last = self._rules.window(c)
@@ -246,6 +249,7 @@ class _Decision:
             policy.version,
             seen=[] if e.event_id is None else [e.event_id],
             rebuilt=self._replaying,
+            sealed=self._replaying and e.record_ms < self._sealed_below_ms,
         )
         out.accepted += 1
         out.changed = True
@@ -276,6 +280,10 @@ class _Decision:
         policy, _ = self._rules.of(known.policy_version)
         if e.record_ms > known.record_ms + policy.corrections_ms:
             message = "the conversion is older than attribution.corrections allows"
+            out.dead.append((event, Reason.CORRECTION_TOO_LATE, message))
+            return
+        if known.sealed and not self._replaying:
+            message = "the topics hold the touches no more that the conversion was credited with"
             out.dead.append((event, Reason.CORRECTION_TOO_LATE, message))
             return
         out.accepted += 1
@@ -309,7 +317,7 @@ class _Decision:
         first = min((self._conversions[i] for i in self._causes), key=place_of)
         source = self._causes[first.conversion_id]
         for c in list(self._conversions.values()):
-            if place_of(c) > place_of(first) and self._rules.of(c.policy_version)[0].credited(c.type):
+            if not c.sealed and place_of(c) > place_of(first) and self._rules.of(c.policy_version)[0].credited(c.type):
                 self._causes.setdefault(c.conversion_id, source)
 
     def _cause(self, conversion_id: str, source: Source) -> None:

@@ -35,6 +35,7 @@ class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
     `restated_*` hold the winning correction's (occurred_ms, offset) and content; value and currency win independently,
     as a restate may name only one of them. `seen` are the explicit event_ids of create and corrections.
     `rebuilt` is true where the conversion was read again from the log, so that what was published of it is not known.
+    `sealed` is true where touches that it was credited with are gone from the log: it is never restated.
     """
 
     conversion_id: str
@@ -52,6 +53,7 @@ class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
     currency_from: tuple[int, int] | None = None
     seen: list[str] = []
     rebuilt: bool = False
+    sealed: bool = False
 
 
 class PendingCorrection(msgspec.Struct, gc=False, array_like=True):

@@ -14,7 +14,11 @@ class Rules:
         self.policy = policy
         self._settle_ms = settle_ms
         self._known = {p.version: (p, Encoder(p.models, p.version)) for p in [*earlier, policy]}
-        self.late_ms = self.lateness_of(policy)
+        policies = [policy for policy, _ in self._known.values()]
+        # The widest of all: a conversion keeps the policy that it was first credited with.
+        self.retention_ms = max(p.retention_ms for p in policies)
+        self.corrections_ms = max(p.corrections_ms for p in policies)
+        self.late_ms = max(map(self.lateness_of, policies))
 
     def lateness_of(self, policy: Policy) -> int:
         """How much younger in record time a touch may be than a conversion and still count for it."""

@@ -23,6 +23,8 @@ log = logging.getLogger("touchstream.processor")
 
 # Behind a fail-over the end of a log can be told too low for a moment; no log is refused for that.
 END_TRIES, END_PAUSE_S = 10, 1.0
+# A record time that no record reaches.
+NEVER_MS = 1 << 53
 REPUBLISH = (
     "bring back the store or the group's offsets; or, to publish every credit again, `touchstream run --republish` once"
 )
@@ -39,12 +41,16 @@ class Start(NamedTuple):
 
 @dataclass(frozen=True)
 class Claiming:
-    """One partition number and the log its state must be made from; `origin` None does not look."""
+    """One partition number and the log its state must be made from; `origin` None does not look.
+
+    `retention_ms` is how long before a conversion's record time a touch can count for it.
+    """
 
     touches: TP
     conversions: TP
     credits: TP
     store: Any
+    retention_ms: int
     origin: Origin | None = None
     republish: bool = False
 
@@ -70,7 +76,7 @@ class Claiming:
         await self._refuse_beyond_the_end(consumer, stored, done)
         if stored is None and done == [None, None]:
             await self._refuse_to_repeat(consumer)
-        applied = await self._applied(stored, token, first, done)
+        applied = await self._applied(stored, token, consumer, first, done)
         until = _first_committed(applied, first, done)
         if applied.conversions > until[1]:
             raise StartError(
@@ -117,17 +123,43 @@ class Claiming:
             )
 
     async def _applied(
-        self, stored: Applied | None, token: bytes, first: Sequence[int], done: Sequence[int | None]
+        self,
+        stored: Applied | None,
+        token: bytes,
+        consumer: Consumer,
+        first: Sequence[int],
+        done: Sequence[int | None],
     ) -> Applied:
         """Where the store stands; an empty or outdated one starts at the beginning of what the topics retain."""
         if stored is not None:
+            self._tell_of_unread(stored, first, done)
             behind = any(stored[i] < first[i] and stored[i] < (done[i] or 0) for i in (0, 1))
             if not behind:
-                return stored
+                return await self._at_least(stored, token, first)
             log.warning("partition %d: the store is older than the topics reach back: rebuilding", self._partition)
             await self.store.drop(self._partition, token)
         applied = Applied(first[0], first[1], -1)
+        if first[0] > 0:  # touches are gone: conversions that can have counted them must stay as they were published
+            oldest_ms = await consumer.first_record_ms(self.touches)
+            applied = applied._replace(sealed_below_ms=NEVER_MS if oldest_ms is None else oldest_ms + self.retention_ms)
         await self.store.begin(self._partition, token, applied.text())
+        return applied
+
+    def _tell_of_unread(self, stored: Applied, first: Sequence[int], done: Sequence[int | None]) -> None:
+        for i, tp in enumerate((self.touches, self.conversions)):
+            read = max(stored[i], done[i] or 0)
+            if read < first[i]:
+                log.error(
+                    "%s/%d: offsets %d to %d were deleted before they were read; retention must outlast downtimes",
+                    *(tp.topic, tp.partition, read, first[i] - 1),
+                )
+
+    async def _at_least(self, stored: Applied, token: bytes, first: Sequence[int]) -> Applied:
+        """What the log has no more cannot be taken in: go on where it begins."""
+        applied = stored._replace(touches=max(stored[0], first[0]), conversions=max(stored[1], first[1]))
+        if applied == stored:
+            return stored
+        await self.store.save(self._partition, token, stored.text(), applied.text(), Writes())
         return applied
 
 

@@ -37,6 +37,7 @@ class Deciding:
     rules: Rules
     revision: int
     replaying: bool
+    sealed_below_ms: int
     decided: Decided
     report: BatchReport
 
@@ -61,6 +62,7 @@ class Deciding:
             self.rules,
             self.revision,
             replaying=self.replaying,
+            sealed_below_ms=self.sealed_below_ms,
         )
         writes = self.decided.writes
         if out.changed:

@@ -60,7 +60,9 @@ class PartitionTask(Steps):
         """`origin` is the log that the store must be made from; None takes any. `republish`: see `Claiming`."""
         super().__init__(partition, topics, store, publisher, decoder, rules, limits, crash_point, report)
         credits_place = TP(topics.credits, partition)
-        self._claiming = Claiming(self.touches, self.conversions, credits_place, store, origin, republish)
+        self._claiming = Claiming(
+            self.touches, self.conversions, credits_place, store, rules.retention_ms, origin, republish
+        )
         self.reclaims = 0
         self._busy = False
         # Why nothing more is published, until a person accepts it; empty while all is well.

@@ -58,14 +58,19 @@ class StartError(RuntimeError):
 
 
 class Applied(NamedTuple):
-    """What the store says of a partition: next offsets, and the event time of the latest conversion (-1: none)."""
+    """What the store says of a partition.
+
+    The next offsets; the event time of the latest conversion (-1: none); and the record time below which conversions
+    that were read again are sealed, as their touches are gone from the log (-1: none are).
+    """
 
     touches: int
     conversions: int
     latest_ms: int
+    sealed_below_ms: int = -1
 
     def text(self) -> bytes:
-        return b"%d,%d,%d" % self
+        return b"%d,%d,%d,%d" % self
 
     @classmethod
     def parse(cls, text: bytes) -> "Applied":
@@ -109,10 +114,9 @@ class Steps:
         self._limits = limits
         self._crash_point = crash_point
         self._report = report
-        policy = rules.policy
-        self._reach_ms = policy.retention_ms + max(policy.corrections_ms, rules.late_ms)
+        self._reach_ms = rules.retention_ms + max(rules.corrections_ms, rules.late_ms)
         # Garbage collection only: what counts is decided by record times, never by what has expired.
-        self._ttl_ms = BUCKET_MS + max(2 * policy.retention_ms, self._reach_ms) + TTL_MARGIN_MS
+        self._ttl_ms = BUCKET_MS + max(2 * rules.retention_ms, self._reach_ms) + TTL_MARGIN_MS
         self._consumer: Consumer | None = None
         self.replaying = False
 
@@ -252,7 +256,15 @@ class Steps:
             loaded = await self._load(order, span)
             report.stage("load", started)
             started = time.perf_counter()
-            deciding = Deciding(self.conversions, self._rules, revision, self.replaying, decided, report)
+            deciding = Deciding(
+                self.conversions,
+                self._rules,
+                revision,
+                self.replaying,
+                self._applied.sealed_below_ms,
+                decided,
+                report,
+            )
             width = 1 + len(span)
             for i, key in enumerate(order):
                 if i % YIELD_EVERY == YIELD_EVERY - 1:
@@ -316,7 +328,7 @@ class Steps:
         started = time.perf_counter()
         for key, occurred_ms in decided.accepted:
             self._recent.add(key, occurred_ms)
-        applied = Applied(*ends, self._recent.latest_ms)
+        applied = Applied(*ends, self._recent.latest_ms, self._applied.sealed_below_ms)
         grown = await self._store.save(
             self.partition, self._token, self._applied.text(), applied.text(), decided.writes
         )

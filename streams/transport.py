@@ -282,6 +282,13 @@ class Consumer(driver.Consumer):
         found = await thread.call_thread(ask, list(tps))
         return {TP(tp.topic, tp.partition): offset for tp, offset in found.items()}
 
+    async def first_record_ms(self, tp: TP) -> int | None:
+        """Record time of the oldest record that tp holds; None where it holds none."""
+        thread = self._thread
+        found = await thread.call_thread(thread._ensure_consumer().offsets_for_times, {tp: 0})
+        oldest = next(iter(found.values()), None)
+        return None if oldest is None else int(oldest.timestamp)
+
     # -- fetching
 
     def _has_room(self, tp: TP) -> bool:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tests.faults import verdict
+from tests.faults import verdict, verifying
 from tests.faults.stalls import Stalls
 from tests.support import restarts
 from tests.support.cluster import PARTITIONS, Cluster, Draw, Worker, cluster, draw_waves, small_settings
@@ -108,6 +108,8 @@ def play(scenario: Scenario, servers: Servers, number: int, seed: int, logs: Pat
             result = Result(verdict.findings(one.cluster), one.stalls.longest_s(), one.recovered_s)
             at_rest = one.cluster.committed() == one.cluster.applied() == one.cluster.ends()
             assert at_rest, f"not at rest: {one.cluster.progress()}"
+            report = verifying.of_cluster(one.cluster)
+            assert not report.findings, "the verifier objects:\n" + "\n".join(verifying.told(report))
     except Exception as error:  # whatever it was, it belongs into the table
         (folder / "failure.txt").write_text(f"seed {seed}\n{traceback.format_exc()}")
         first = (str(error) or repr(error)).partition("\n")[0]

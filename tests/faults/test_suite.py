@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.faults import of_input, run
+from tests.faults import run
 from tests.faults.rounds import Result, Scenario, Servers
 from tests.faults.verdict import Findings
 from tests.support.servers import MissingServer
@@ -30,13 +30,6 @@ def test_a_tenth_of_the_rounds(servers: Servers, scenario: Scenario, seed: int, 
     """Whatever this fault does under load, nothing is lost, doubled or wrong in the end."""
     row = run.played(scenario, servers, run.rounds_of(scenario, full=False), seed, tmp_path)
     assert row.is_clean, [*row.failures, *(note for result in row.results for note in result.found.notes)]
-
-
-@pytest.mark.slow
-@pytest.mark.xfail(strict=True, reason="a claim below the log start replays a gap: BrokenSequence, T900, exit 1")
-def test_records_deleted_before_they_were_read(servers: Servers, seed: int, tmp_path: Path) -> None:
-    """A worker whose committed offsets lie below the log start goes on at the log start."""
-    assert run.played(of_input.UNREAD_DELETED, servers, 1, seed, tmp_path).is_clean
 
 
 def test_the_table_sums_rounds() -> None:

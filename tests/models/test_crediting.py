@@ -35,12 +35,13 @@ class Story:
         self.latest: dict[str, Row] = {}
         self.log: list[tuple[str, Row | None]] = []
 
-    def take(self, *facts: Fact, replaying: bool = False) -> Outcome:
+    def take(self, *facts: Fact, replaying: bool = False, sealed_below_ms: int = -1) -> Outcome:
         """One batch. A fact's record time is its own; offsets count on."""
         arrivals = [self._arrival(f) for f in facts if isinstance(f, Touch)]
         events = [self._event(f) for f in facts if isinstance(f, Conversion)]
         revision = sum(self.offsets.values())
-        out = decide(self.journey, arrivals, events, self.rules, revision, replaying=replaying)
+        how = {"replaying": replaying, "sealed_below_ms": sealed_below_ms}
+        out = decide(self.journey, arrivals, events, self.rules, revision, **how)
         state = read_state(write_state(out.state)) if out.changed else self.journey.state
         self.journey = Journey(out.touches, state)
         for publication in out.publications:
@@ -657,6 +658,17 @@ def test_after_a_rebuild_too_a_set_that_did_not_change_is_left_alone() -> None:
     story.take(late(c, 1))
     assert {key for key, row in story.log if row is not None} == {"c1|first_touch|t3"}
     assert {key for key, row in story.log if row is None} == {f"c1|first_touch|{t}" for t in ("", "t1", "t2", "t4")}
+
+
+@pytest.mark.parametrize("below", [0, 1], ids=["all its touches are there", "some are gone"])
+def test_a_sealed_conversion_stays_as_it_was_published(below: int) -> None:
+    """Read again below the seal nothing restates it, and who corrects it is told; at the seal it is restated."""
+    story = Story("linear")
+    a, late_one = facts("a@-2d > b@-1d")
+    story.take(a, *facts("conversion=10"), replaying=True, sealed_below_ms=NOW_MS + below)
+    out = story.take(late(late_one, 1), restate(5_000_000), sealed_below_ms=NOW_MS + below)
+    assert bool(out.publications) is not bool(below)
+    assert [reason for _, reason, _ in out.dead] == [Reason.CORRECTION_TOO_LATE] * below
 
 
 def test_a_rebuilt_conversion_is_silent_while_nothing_changes() -> None:

@@ -63,8 +63,8 @@ STORE = (
     ),
     Mutant(
         "ttl-as-eligibility",
-        "self._ttl_ms = BUCKET_MS + max(2 * policy.retention_ms, self._reach_ms) + TTL_MARGIN_MS",
-        "self._ttl_ms = policy.retention_ms",
+        "self._ttl_ms = BUCKET_MS + max(2 * rules.retention_ms, self._reach_ms) + TTL_MARGIN_MS",
+        "self._ttl_ms = rules.policy.retention_ms",
         (f"{CAUGHT}::test_a_touch_counts_by_record_time_whatever_has_expired",),
     ),
 )
@@ -272,6 +272,12 @@ CORE = (
         "_, record_ms, key, _, frame = touch",
         "_, _, key, record_ms, frame = touch",
         (f"{CAUGHT}::test_a_touch_is_kept_by_its_record_time",),
+    ),
+    Mutant(
+        "restated-without-the-touches-that-are-gone",
+        "sealed=self._replaying and e.record_ms < self._sealed_below_ms,",
+        "",
+        (f"{CREDITING}::test_a_sealed_conversion_stays_as_it_was_published",),
     ),
     Mutant(
         "whatever-is-stored-counts",

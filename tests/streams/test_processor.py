@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from models.journey import BUCKET_MS, read_frames
+from models.outcome import Reason
 from models.policy import Policy
 from models.rules import Rules
 from state.keys import APPLIED, OWNER, prefix
@@ -532,8 +533,32 @@ class TestClaim:
             assert (after.applied, after.task.replaying) == ((1, 0), True)
             await after.step(desk.kafka.logs[TOUCHES].records[1:], desk.kafka.logs[CONVERSIONS].records)
             assert (after.applied, after.task.replaying, len(after.kafka.credits)) == ((2, 1), False, 2)
+            await after.step([], [after.conversion("c", action="retract")])
+            await after.settle()
+            assert len(after.kafka.credits) == 2, "its first touch is gone, so it stays as it was published"
+            assert [letter.reason for letter in after.kafka.dead] == [Reason.CORRECTION_TOO_LATE]
 
         runner.run(story())
+
+    def test_records_deleted_unread_are_told_and_left_behind(
+        self, runner: asyncio.Runner, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """Where retention took records that nobody had read, the work goes on where the log begins, and says so."""
+
+        async def story() -> None:
+            desk = Desk()
+            await desk.claim()
+            await desk.step([desk.touch("t")], [desk.conversion("c")])
+            await desk.settle()
+            for name in "uvw":
+                desk.touch(name)
+            desk.kafka.logs[TOUCHES].start = 3
+            after = desk.again()
+            await after.claim()
+            assert (after.applied, after.task.replaying) == ((3, 1), False)
+
+        runner.run(story())
+        assert f"{TOUCHES.topic}/{TOUCHES.partition}: offsets 1 to 2 were deleted before they were read" in caplog.text
 
     def test_touches_stored_before_a_claim_count_though_younger_than_all_read_since(
         self, runner: asyncio.Runner

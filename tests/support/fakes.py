@@ -270,6 +270,10 @@ class Consumer:
         }
         return {tp: ask[kind](tp) for tp in tps}
 
+    async def first_record_ms(self, tp: TP) -> int | None:
+        await asyncio.sleep(0)
+        return next((record.timestamp for record in self._kafka.logs[tp].since(0)), None)
+
     def partitions(self, topic: str) -> int:
         return 1
 

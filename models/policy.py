@@ -33,6 +33,8 @@ TYPES_MAX = 1_000
 CHANNELS_MAX = 1_000
 PATH_TOUCHES_MAX = 10_000
 JOURNEY_TOUCHES_MAX = 1_000_000
+# What one conversion may give at most: its credits go out in one transaction, which is never split.
+CREDITS_MAX = 50_000
 
 _MONEY = re.compile(r"(0|[1-9][0-9]{0,11})(?:\.([0-9]{1,6}))?", re.ASCII)
 
@@ -216,6 +218,11 @@ def compile_policy(
     Raises PolicyError for an attribution model that is not known or that this version does not have yet.
     """
     used = {name: _table(name, models) for name in attribution.models}
+    if len(used) * attribution.max_touches > CREDITS_MAX:
+        raise PolicyError(
+            f"[attribution] max_touches = {attribution.max_touches} with {len(used)} attribution models could give "
+            f"more than {CREDITS_MAX} credits for one conversion; at most {CREDITS_MAX // len(used)} with so many"
+        )
     rules = {name: table for name, table in sorted(conversions.items()) if table != _NO_RULES}
     canonical = _canonical(attribution, rules, used)
     lookbacks = [attribution.lookback, *attribution.lookback_by_touch_type.values()]

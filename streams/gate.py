@@ -27,6 +27,25 @@ class Held:
     end: int | None = None  # the end of the touches, asked for after `settle` had passed
 
 
+class Pace:
+    """How many conversions a step may release, so that its credits stay near an aim whatever the paths are like.
+
+    Credits of a step are kept in memory and sent in one transaction, which has a timeout. How many a conversion gives
+    is known only afterwards, so the number follows what the last step came to, and at most doubles.
+    """
+
+    def __init__(self, aim: int = 50_000, most: int = 2_000, first: int = 250) -> None:
+        self._aim = aim
+        self._most = most
+        self.count = first
+
+    def saw(self, released: int, credits: int) -> None:
+        """A step released so many conversions, and they gave so many credits."""
+        if released:
+            fitting = self._aim * released // max(credits, released)
+            self.count = max(1, min(self._most, fitting, 2 * self.count))
+
+
 class Gate:
     """Held records of one partition number. `arrived_s` and `now_s` are of one monotonic clock."""
 

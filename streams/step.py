@@ -31,7 +31,7 @@ from state.recent import RecentConversions
 from state.store import Writes
 from streams.deciding import Decided, Deciding, count_dead, group
 from streams.decode import Decoder, Taken
-from streams.gate import Gate, Held
+from streams.gate import Gate, Held, Pace
 from streams.publish import Output, Publisher
 from streams.report import BatchReport
 from streams.routing import misrouted
@@ -45,8 +45,6 @@ log = logging.getLogger("touchstream.processor")
 TTL_MARGIN_MS = 14 * 86_400_000
 # Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
 YIELD_EVERY = 200
-# A conversion can give thousands of credits, so not more than this many are released into one step.
-RELEASED_MAX = 2_000
 
 
 class StartError(RuntimeError):
@@ -132,6 +130,7 @@ class Steps:
         self._front_ms = -1
         self._last_ms = (-1, -1)
         self._gate = Gate(self._limits.settle_ms, self._limits.held_max)
+        self._pace = Pace()
         self._recent = RecentConversions(applied.latest_ms)
         self._committed_at = time.monotonic()
         self.replaying = applied.touches < committed[0] or applied.conversions < committed[1]
@@ -222,7 +221,7 @@ class Steps:
             for held in overdue:
                 held.end = end
         read = self._read[0]
-        ready = gate.release(now_s, lambda end: consumer.has_read(self.touches, read, end), RELEASED_MAX)
+        ready = gate.release(now_s, lambda end: consumer.has_read(self.touches, read, end), self._pace.count)
         consumer.hold_back(self.conversions, gate.is_full)
         return ready
 
@@ -271,6 +270,8 @@ class Steps:
                     await asyncio.sleep(0)
                 blobs = loaded[i * width : (i + 1) * width]
                 deciding.journey(key, blobs, span, arrivals.get(key, ()), events.get(key, ()))
+        if not self.replaying:
+            self._pace.saw(len(ready), report.credits)
         count_dead(decided.output.dead, self.touches.topic, report)
         report.stage("decide", started)
         return decided

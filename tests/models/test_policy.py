@@ -215,6 +215,13 @@ class TestAttributionModels:
         with pytest.raises(PolicyError, match=r"'last_tuch'.*did you mean 'last_touch'"):
             policy(attribution={"models": ["last_tuch"]})
 
+    def test_more_credits_than_a_transaction_takes(self) -> None:
+        """A policy under which one conversion could give more than 50,000 credits is refused, not its conversions."""
+        names = ["first_touch", "last_touch", "linear", "position_based", "time_decay", "j_shaped"]
+        assert policy(attribution={"models": names[:5], "max_touches": 10_000}).max_touches == 10_000
+        with pytest.raises(PolicyError, match=r"max_touches = 10000 with 6 attribution models.*at most 8333"):
+            policy(attribution={"models": names, "max_touches": 10_000})
+
     @pytest.mark.parametrize("name", ["w_shaped", "full_path", "markov", "shapley"])
     def test_names_of_later_work(self, name: str) -> None:
         """A name that the contract has and this version has not says so."""

@@ -6,7 +6,7 @@ import pytest
 
 from models.crediting import Event
 from models.outcome import Reason
-from streams.gate import Gate, Held
+from streams.gate import Gate, Held, Pace
 from streams.publish import DeadLetter
 from tests.support.drawn import draw
 
@@ -100,6 +100,16 @@ def test_a_step_gets_no_more_than_it_can_take() -> None:
     gate.touches_reached(0)
     assert offsets(gate.release(0.0, never, 3)) == [0, 1, 2]
     assert (len(gate), gate.first_offset(otherwise=99)) == (2, 3)
+
+
+def test_the_pace_follows_what_conversions_give() -> None:
+    """Long paths slow it down at once, to one conversion if need be; short ones let it double up to the most."""
+    pace = Pace(aim=1_000, most=100, first=10)
+    seen = []
+    for released, credits in ((10, 50), (20, 100), (40, 200), (80, 400), (100, 50_000), (2, 9_000), (0, 0), (1, 20)):
+        pace.saw(released, credits)
+        seen.append(pace.count)
+    assert seen == [20, 40, 80, 100, 2, 1, 1, 2]
 
 
 def test_full_is_told_before_it_overflows() -> None:

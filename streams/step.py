@@ -116,6 +116,7 @@ class Steps:
         # Garbage collection only: what counts is decided by record times, never by what has expired.
         self._ttl_ms = BUCKET_MS + max(2 * rules.retention_ms, self._reach_ms) + TTL_MARGIN_MS
         self._consumer: Consumer | None = None
+        self._gate = Gate(limits.settle_ms, limits.held_max)
         self.replaying = False
 
     def _start_at(self, token: bytes, applied: Applied, committed: tuple[int, int], trip: bytes | None) -> None:

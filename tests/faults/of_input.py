@@ -1,5 +1,6 @@
 """Faults of what comes in: deleted records, refused credits, hot people, endless journeys, upstream transactions."""
 
+import asyncio
 import random
 import re
 import signal
@@ -9,6 +10,7 @@ from functools import partial
 from confluent_kafka import Message, Producer, TopicPartition
 from confluent_kafka.admin import AdminClient
 
+from streams.accept import accept
 from tests.faults import refusals
 from tests.faults.rounds import Round, Scenario, victim
 from tests.support import worlds
@@ -21,6 +23,7 @@ HANGS_MS = 3_000
 # Between what a batch of the bulky person takes and what any other does.
 BULKY_BYTES = 30_000
 ENDLESS_TOUCHES = 100_000
+FLOOD = 2_000
 ENDLESS_CONVERSIONS = 20
 
 
@@ -60,6 +63,20 @@ def _delete_below(one: Round, offsets: Sequence[Applied]) -> None:
     admin = AdminClient({"bootstrap.servers": one.servers.kafka.bootstrap})
     for deleted in admin.delete_records(wanted).values():
         deleted.result(ADMIN_S)
+
+
+def flood(one: Round) -> None:
+    """Somebody writes something else into the topic: its partition stands still until a person accepts it."""
+    cluster = one.cluster
+    broken = [(cluster.names.touches, b"flood", f'{{"broken": "flood {n}"'.encode()) for n in range(FLOOD)]
+    cluster.waves.insert(0, broken)
+    cluster.send_wave()
+    cluster.until(lambda: one.said("stands still") > 0, "the trip wire stops a partition", feeding=False)
+    at = cluster.applied()
+    one.run_for(2.0)
+    stopped = [p for p, (before, after) in enumerate(zip(at, cluster.applied(), strict=True)) if before == after]
+    accepted = asyncio.run(accept(cluster.settings))
+    assert [found.partition for found in accepted if found.done == "accepted now"] == stopped, (accepted, stopped)
 
 
 def upstream_transactions(one: Round) -> None:
@@ -174,6 +191,7 @@ ENDLESS = {"journey_touches_max": 2 * ENDLESS_TOUCHES, "models": ["first_touch",
 SCENARIOS = (
     Scenario("used records deleted, kill -9", deleted_once_used, 10, 2, draw=LONG),
     Scenario("upstream transactions abort and hang", upstream_transactions, 10, 2, draw=LONG),
+    Scenario("a flood of dead letters", flood, 10, 2, draw=LONG),
     Scenario("one credits partition refuses", refused_credits, 10, 2, draw=bulky_waves),
     Scenario("a person with half of the traffic", go_on, 10, 2, draw=hot_waves, attribution=HOT),
     Scenario(

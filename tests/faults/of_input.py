@@ -4,17 +4,15 @@ import asyncio
 import random
 import re
 import signal
-from collections.abc import Sequence
 from functools import partial
 
-from confluent_kafka import Message, Producer, TopicPartition
-from confluent_kafka.admin import AdminClient
+from confluent_kafka import Message, Producer
 
 from streams.accept import accept
 from tests.faults import refusals
 from tests.faults.rounds import Round, Scenario, victim
 from tests.support import worlds
-from tests.support.cluster import ADMIN_S, PARTITIONS, Applied, Wave, draw_waves
+from tests.support.cluster import ADMIN_S, Wave, draw_waves
 
 LONG = partial(draw_waves, waves=150, people=700)
 LARGE = {"fetch_records": 4_000, "step_records": 8_000}
@@ -32,7 +30,7 @@ def deleted_once_used(one: Round) -> None:
     for _ in range(3):
         committed = one.cluster.committed()
         one.cluster.remember(committed)
-        _delete_below(one, committed)
+        one.cluster.delete_below(committed)
         victim(one).signal(signal.SIGKILL)
         one.run_for(2.0)
 
@@ -48,21 +46,8 @@ def deleted_before_read(one: Round) -> None:
     cluster.remember(applied)
     starts = [((a + c) // 2, (b + d) // 2) for (a, b), (c, d) in zip(applied, ends, strict=True)]
     cluster.sent -= sum(map(sum, starts)) - sum(map(sum, applied))
-    _delete_below(one, starts)
+    cluster.delete_below(starts)
     cluster.start()
-
-
-def _delete_below(one: Round, offsets: Sequence[Applied]) -> None:
-    names = one.cluster.names
-    wanted = [
-        TopicPartition(topic, p, offsets[p][i])
-        for i, topic in enumerate((names.touches, names.conversions))
-        for p in range(PARTITIONS)
-        if offsets[p][i] > 0
-    ]
-    admin = AdminClient({"bootstrap.servers": one.servers.kafka.bootstrap})
-    for deleted in admin.delete_records(wanted).values():
-        deleted.result(ADMIN_S)
 
 
 def flood(one: Round) -> None:

@@ -1,10 +1,13 @@
 """Redis forgets: everything, or the latest part. Seen while running, repaired from the topics, by itself."""
 
+import json
+
 import pytest
 
 from tests.faults import verdict
 from tests.faults.conftest import Make
 from tests.faults.snapshots import roll_back, snapshot
+from tests.support import readers
 
 
 def test_redis_is_emptied_under_load(make: Make) -> None:
@@ -71,3 +74,33 @@ def test_redis_comes_back_older_while_nobody_works(make: Make) -> None:
         assert cluster.codes() == [0, 0]
         assert "replaying" in cluster.workers[1].said()
         verdict.check(cluster)
+
+
+def test_a_store_is_rebuilt_from_what_the_topics_still_hold(make: Make) -> None:
+    """Half of the log is deleted, then the store is lost: nothing is published twice, and what is sealed stays so."""
+    with make() as cluster:
+        cluster.send_waves(30)
+        cluster.start()
+        cluster.until(lambda: cluster.applied() == cluster.ends(), "all applied", feeding=False)
+        cluster.stop()
+        published = cluster.log(cluster.names.credits)
+        cluster.delete_below([(touches // 2, conversions // 2) for touches, conversions in cluster.ends()])
+        cluster.redis.flushall()
+        cluster.start()
+        cluster.until(lambda: cluster.applied() == cluster.ends(), "rebuilt", feeding=False)
+        cluster.send_wave()
+        cluster.until(lambda: cluster.applied() == cluster.ends(), "going on", feeding=False)
+        cluster.stop()
+        assert cluster.codes() == [0, 0]
+        again = cluster.log(cluster.names.credits)
+        assert len(again) > len(published), "the last wave changed nothing"
+        assert readers.repeated(again) == []
+        assert verdict.history_faults(again) == []
+        places = {(record.partition, record.offset) for record in published}
+        new = [record for record in again if (record.partition, record.offset) not in places]
+        before, since = (
+            {json.loads(record.value)["conversion_id"] for record in found if record.value is not None}
+            for found in (published, new)
+        )
+        assert since, "no conversion of the last wave was credited"
+        assert not before & since, "touches of these are gone, so they are sealed"

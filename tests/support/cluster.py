@@ -345,6 +345,17 @@ class Cluster:
             found = {place: read for place, read in self._in_topic(topic).items() if read.offset < below[place[0]][i]}
             self._remembered.setdefault(topic, {}).update(found)
 
+    def delete_below(self, offsets: Sequence[Applied]) -> None:
+        """Delete what lies below these offsets of the input topics, as their retention would."""
+        wanted = [
+            TopicPartition(topic, partition, place[i])
+            for i, topic in enumerate((self.names.touches, self.names.conversions))
+            for partition, place in enumerate(offsets)
+            if place[i] > 0
+        ]
+        for deleted in self._admin.delete_records(wanted, request_timeout=ADMIN_S).values():
+            deleted.result(ADMIN_S)
+
     def _in_topic(self, topic: str) -> dict[tuple[int, int], Read]:
         return {(r.partition, r.offset): r for r in read_topic(self.settings.kafka.broker, topic)}
 

@@ -40,7 +40,7 @@ check: lint types test slow  ## all of the above
 bench: setup-dev  ## Touchstream beside its peers; writes bench/RESULTS.md
 	@$(BIN)/python bench/run.py $(TS_ARGS)
 
-faults: setup-dev  ## the fault suite on Apache Kafka and redis-server, with its table (TS_ARGS="--full --out FILE")
+faults: setup-dev  ## a tenth of the fault suite on Apache Kafka and redis-server, as a table (TS_ARGS="--full --out FILE")
 	@$(BIN)/python -m tests.faults.run $(TS_ARGS)
 
 mutants: setup-dev  ## break one rule at a time: each must turn a test red (TS_ARGS="--only NAME")

@@ -94,9 +94,15 @@ def compare(o: argparse.Namespace, systems: list[System], kafka: Kafka, redis: R
         spoiled = run_spoiled(bench, o.touchstream, touches, failures)
         for settle in ("250ms", "0s") if o.latency_seconds else ():
             remove_inputs(kafka.bootstrap)
+            redis.flush()  # journeys of topics that are gone
             target = Target(kafka.bootstrap, redis.url, o.touchstream, work)
-            delays.append(latency(target, o.latency_seconds, settle))
-            print(delays[-1], flush=True)
+            try:
+                delays.append(latency(target, o.latency_seconds, settle))
+            except RuntimeError as failed:
+                failures.append(f"latency with settle {settle}: {str(failed).splitlines()[0]}")
+                print(failed, file=sys.stderr, flush=True)
+            else:
+                print(delays[-1], flush=True)
     folder = o.out or (HERE if o.scale == 1 and not o.only else CACHE / "out")
     write(folder, Results(data, first, rounds, failures, spoiled, delays))
     return 1 if failures or any(m.faults or m.surplus for m in [*first, *rounds]) else 0

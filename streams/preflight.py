@@ -46,7 +46,8 @@ async def _ping(settings: Settings) -> None:
             await client.ping()
             clustered = await is_cluster(client)
     except AuthenticationError as exc:
-        why, fix = "it does not accept the user or the password", "set redis.url (redis://user:password@host:6379/0)"
+        why = f"it does not accept the user or the password: {exc}"
+        fix = "set redis.url (redis://user:password@host:6379/0)"
         raise ConnectError("T302", "Redis refuses the connection", settings.redis.shown(), why, fix) from exc
     except (RedisError, OSError, TimeoutError) as exc:
         fix = "see that Redis runs there, or set redis.url (--redis redis://host:6379/0)"

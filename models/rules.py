@@ -3,8 +3,12 @@
 from collections.abc import Iterable, Sequence
 
 from models.credit import Encoder
-from models.journey import JourneyConversion
+from models.durations import DAY_MS
+from models.journey import BUCKET_MS, JourneyConversion
 from models.policy import Policy
+
+# Keys of journeys outlive their use by this much: clocks differ, and a worker may have to catch up.
+MARGIN_MS = 14 * DAY_MS
 
 
 class Rules:
@@ -17,8 +21,11 @@ class Rules:
         policies = [policy for policy, _ in self._known.values()]
         # The widest of all: a conversion keeps the policy that it was first credited with.
         self.retention_ms = max(p.retention_ms for p in policies)
-        self.corrections_ms = max(p.corrections_ms for p in policies)
         self.late_ms = max(map(self.lateness_of, policies))
+        # How far before the record time of what is decided a touch can lie that matters to any open conversion.
+        self.reach_ms = self.retention_ms + max(self.late_ms, *(p.corrections_ms for p in policies))
+        # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
+        self.kept_ms = BUCKET_MS + max(2 * self.retention_ms, self.reach_ms) + MARGIN_MS
 
     def lateness_of(self, policy: Policy) -> int:
         """How much younger in record time a touch may be than a conversion and still count for it."""

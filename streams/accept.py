@@ -55,8 +55,7 @@ async def accept(settings: Settings, partitions: Sequence[int] = ()) -> list[Sto
         wanted = sorted(set(partitions)) or range(conversions.partitions)
         found = [await _accept_one(route, settings.kafka.prefix, number) for number in wanted]
     except (RedisError, OSError) as exc:
-        fix = "see that Redis runs there, or set redis.url (--redis redis://host:6379/0)"
-        raise ConnectError("T302", "Redis does not answer", settings.redis.shown(), str(exc), fix) from exc
+        raise ConnectError.of_redis(settings.redis.shown(), exc) from exc
     finally:
         await route.close()
     return [stopped for stopped in found if stopped is not None]

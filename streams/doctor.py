@@ -11,7 +11,7 @@ from dataclasses import asdict, dataclass
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
-from streams.errors import EXIT_CONNECT, EXIT_FINDING, EXIT_FINE, ConnectError
+from streams.errors import EXIT_CONNECT, EXIT_FINDING, EXIT_FINE, REDIS_FIX, ConnectError
 from streams.settings import Settings
 from streams.topics import INPUTS, Cluster, Difference, admin_client, compare, name_of, read_cluster
 
@@ -205,9 +205,8 @@ async def _redis(settings: Settings) -> list[Check]:
     try:
         return await _redis_checks(client, settings)
     except (RedisError, OSError, TimeoutError) as error:
-        fix = "see that Redis or Valkey runs there, or set redis.url (--redis redis://host:6379/0)"
         detail = f"{settings.redis.shown()}: {error or type(error).__name__}"
-        return [Check("redis", "FAIL", detail, fix, reachable=False)]
+        return [Check("redis", "FAIL", detail, REDIS_FIX, reachable=False)]
     finally:
         await client.aclose()
 

@@ -17,6 +17,7 @@ from collections.abc import Iterable
 
 EXIT_FINE, EXIT_FINDING, EXIT_USAGE, EXIT_CONNECT = 0, 1, 2, 3
 EXIT_RESTART = 75  # a worker that has lost its partitions and wants to be started again
+REDIS_FIX = "see that Redis or Valkey runs there, or set redis.url (--redis redis://host:6379/0)"
 
 
 class TouchstreamError(Exception):
@@ -84,6 +85,11 @@ class ConnectError(TouchstreamError):
     """Kafka or Redis does not answer, or a configured port is taken."""
 
     exit_code = EXIT_CONNECT
+
+    @classmethod
+    def of_redis(cls, where: str, error: BaseException) -> "ConnectError":
+        """The block for a Redis at `where` (its URL without the password) that does not answer."""
+        return cls("T302", "Redis does not answer", where, str(error) or type(error).__name__, REDIS_FIX)
 
 
 class UnexpectedError(TouchstreamError):

@@ -50,8 +50,8 @@ async def explain(settings: Settings, conversion_id: str, person: str | None, sa
         key = person if person is not None else _owner(found, policy)
         if key is None:
             raise _unknown_conversion(settings, conversion_id)
-        journey = await read_journey(settings, key, counts["touches"], [policy, *earlier])
         rules = Rules(policy, settings.processing.settle, earlier)
+        journey = await read_journey(settings, key, counts["touches"], rules)
         told = None if journey is None else explaining.explain(journey.touches, journey.state, conversion_id, rules)
         history = revisions(found)
         if told is None and not history:
@@ -67,10 +67,11 @@ async def find_journey(settings: Settings, person: str) -> JourneyFound:
     policy = settings.policy()
     async with published.consumer(settings) as reader:
         earlier = await published.policies(settings, reader, policy)
-    journey = await read_journey(settings, person, counts["touches"], [policy, *earlier])
+    rules = Rules(policy, settings.processing.settle, earlier)
+    journey = await read_journey(settings, person, counts["touches"], rules)
     if journey is None:
         raise _unknown_person(settings, person)
-    return JourneyFound(journey, Rules(policy, settings.processing.settle, earlier))
+    return JourneyFound(journey, rules)
 
 
 def agrees(told: explaining.Explanation, history: Sequence[Revision]) -> bool:

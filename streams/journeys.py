@@ -1,7 +1,6 @@
 """Reading one journey from Redis for people: plain reads that fence nobody and change nothing."""
 
 import time
-from collections.abc import Sequence
 from typing import NamedTuple
 
 from redis.exceptions import RedisError
@@ -9,7 +8,6 @@ from redis.exceptions import RedisError
 from models.durations import DAY_MS
 from models.facts import JourneyTouch
 from models.journey import (
-    BUCKET_MS,
     CodecError,
     JourneyState,
     buckets,
@@ -18,7 +16,7 @@ from models.journey import (
     state_key,
     touches_key,
 )
-from models.policy import Policy
+from models.rules import Rules
 from state.keys import prefix
 from state.route import Route
 from streams.errors import ConnectError, RunFailed
@@ -28,8 +26,6 @@ from streams.settings import Settings
 TIMEOUT_S = 5.0
 # How far apart the broker's clock, which gives record times their bucket, and ours may be.
 CLOCKS_MS = 2 * DAY_MS
-# Keys live on beyond their use; this much more is looked at, so that nothing that is still there is missed.
-MARGIN_MS = BUCKET_MS + 14 * DAY_MS
 
 
 class StoredJourney(NamedTuple):
@@ -41,18 +37,16 @@ class StoredJourney(NamedTuple):
     state: JourneyState
 
 
-async def read_journey(
-    settings: Settings, key: str, partitions: int, policies: Sequence[Policy]
-) -> StoredJourney | None:
+async def read_journey(settings: Settings, key: str, partitions: int, rules: Rules) -> StoredJourney | None:
     """The journey of a person (or account); None where Redis has nothing under that key.
 
     It lies where the default partitioner puts the key; producers with another one put it elsewhere, so the other
-    partitions are asked after that. `policies` say how far back touches can lie. Raises ConnectError, and RunFailed
+    partitions are asked after that. `rules` say how far back touches can lie. Raises ConnectError, and RunFailed
     where the bytes are of another version of this program.
     """
     route = Route(settings.redis.url, TIMEOUT_S)
     mine = partition_of(key.encode(), partitions)
-    span = _buckets(int(time.time() * 1000), policies)
+    span = _buckets(int(time.time() * 1000), rules)
     try:
         for partition in (mine, *(p for p in range(partitions) if p != mine)):
             blobs = await _blobs(route, settings.kafka.prefix, partition, key.encode(), span)
@@ -60,9 +54,7 @@ async def read_journey(
                 touches = [touch for blob in blobs[1:] if blob for touch in read_frames(blob)]
                 return StoredJourney(key, partition, touches, read_state(blobs[0]))
     except (RedisError, OSError, TimeoutError) as error:
-        fix = "see that Redis or Valkey runs there, or set redis.url (--redis redis://host:6379/0)"
-        why = str(error) or type(error).__name__
-        raise ConnectError("T302", "Redis does not answer", settings.redis.shown(), why, fix) from error
+        raise ConnectError.of_redis(settings.redis.shown(), error) from error
     except CodecError as error:
         fix = "use the touchstream that the workers run"
         raise RunFailed("T243", "the journey cannot be read", key, str(error), fix) from error
@@ -71,10 +63,9 @@ async def read_journey(
     return None
 
 
-def _buckets(now_ms: int, policies: Sequence[Policy]) -> range:
+def _buckets(now_ms: int, rules: Rules) -> range:
     """The buckets of record time in which touches can still lie."""
-    kept_ms = max(max(2 * p.retention_ms, p.retention_ms + p.corrections_ms) for p in policies)
-    return buckets(now_ms - kept_ms - MARGIN_MS, now_ms + CLOCKS_MS)
+    return buckets(now_ms - rules.kept_ms, now_ms + CLOCKS_MS)
 
 
 async def _blobs(route: Route, app: str, partition: int, key: bytes, span: range) -> list[bytes | None]:

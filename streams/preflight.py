@@ -50,8 +50,7 @@ async def _ping(settings: Settings) -> None:
         fix = "set redis.url (redis://user:password@host:6379/0)"
         raise ConnectError("T302", "Redis refuses the connection", settings.redis.shown(), why, fix) from exc
     except (RedisError, OSError, TimeoutError) as exc:
-        fix = "see that Redis runs there, or set redis.url (--redis redis://host:6379/0)"
-        raise ConnectError("T302", "Redis does not answer", settings.redis.shown(), str(exc), fix) from exc
+        raise ConnectError.of_redis(settings.redis.shown(), exc) from exc
     finally:
         await client.aclose()
     if settings.redis.cluster and not clustered:

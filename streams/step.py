@@ -25,7 +25,7 @@ from typing import Any, NamedTuple
 from faust.types import TP
 
 from models.crediting import Event
-from models.journey import BUCKET_MS, buckets, key_of, state_key, touches_key
+from models.journey import buckets, key_of, state_key, touches_key
 from models.rules import Rules
 from state.recent import RecentConversions
 from state.store import Writes
@@ -41,8 +41,6 @@ from streams.tripwire import TRIP, TRIPPED, WINDOW, Tripped, TripWire, flags_of
 
 log = logging.getLogger("touchstream.processor")
 
-# Keys of journeys outlive their use by this much: clocks differ, and a worker may have to catch up.
-TTL_MARGIN_MS = 14 * 86_400_000
 # Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
 YIELD_EVERY = 200
 
@@ -112,9 +110,7 @@ class Steps:
         self._limits = limits
         self._crash_point = crash_point
         self._report = report
-        self._reach_ms = rules.retention_ms + max(rules.corrections_ms, rules.late_ms)
-        # Garbage collection only: what counts is decided by record times, never by what has expired.
-        self._ttl_ms = BUCKET_MS + max(2 * rules.retention_ms, self._reach_ms) + TTL_MARGIN_MS
+        self._ttl_ms = rules.kept_ms
         self._consumer: Consumer | None = None
         self._gate = Gate(limits.settle_ms, limits.held_max)
         self.replaying = False
@@ -292,7 +288,9 @@ class Steps:
         first_ms = min(decided_ms, default=self._front_ms)
         last_ms = max([self._front_ms, *decided_ms])
         # Until a touch is read after a claim, those stored already may be younger than anything known here.
-        return buckets(first_ms - self._reach_ms, last_ms if self._front_ms >= 0 else last_ms + self._rules.late_ms)
+        return buckets(
+            first_ms - self._rules.reach_ms, last_ms if self._front_ms >= 0 else last_ms + self._rules.late_ms
+        )
 
     async def _load(self, keys: Sequence[bytes], span: range) -> list[bytes | None]:
         subkeys = []

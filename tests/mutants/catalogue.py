@@ -63,7 +63,7 @@ STORE = (
     ),
     Mutant(
         "ttl-as-eligibility",
-        "self._ttl_ms = BUCKET_MS + max(2 * rules.retention_ms, self._reach_ms) + TTL_MARGIN_MS",
+        "self._ttl_ms = rules.kept_ms",
         "self._ttl_ms = rules.policy.retention_ms",
         (f"{CAUGHT}::test_a_touch_counts_by_record_time_whatever_has_expired",),
     ),

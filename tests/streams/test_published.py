@@ -14,6 +14,7 @@ from models.facts import Conversion
 from models.journey import BUCKET_MS, frame, read_frames, state_key, touches_key, write_state
 from models.policy import Policy
 from models.revisions import Place, PublishedCredit, Revision
+from models.rules import Rules
 from state.keys import prefix
 from streams import embedded, published, topics
 from streams.errors import RunFailed
@@ -166,7 +167,7 @@ def test_a_journey_is_read_wherever_it_lies(there: Topics, partition: int) -> No
         redis.set(start + touches_key(bucket, b"ada"), frames[1] + frames[2])
         redis.set(start + state_key(b"ada"), write_state(told.state))
         before = sorted(redis.keys(start + b"*"))  # type: ignore[type-var]
-        found = asyncio.run(read_journey(there.settings, "ada", PARTITIONS, [Policy.default()]))
+        found = asyncio.run(read_journey(there.settings, "ada", PARTITIONS, Rules(Policy.default(), 250)))
         assert sorted(redis.keys(start + b"*")) == before  # type: ignore[type-var]
     assert found is not None
     assert (found.key, found.partition) == ("ada", partition)
@@ -176,7 +177,7 @@ def test_a_journey_is_read_wherever_it_lies(there: Topics, partition: int) -> No
 
 def test_nobody_s_journey_is_none(there: Topics) -> None:
     """A key under which nothing lies has no journey."""
-    assert asyncio.run(read_journey(there.settings, "nobody", PARTITIONS, [Policy.default()])) is None
+    assert asyncio.run(read_journey(there.settings, "nobody", PARTITIONS, Rules(Policy.default(), 250))) is None
 
 
 def test_a_journey_of_another_version_is_a_block(there: Topics) -> None:
@@ -185,4 +186,4 @@ def test_a_journey_of_another_version_is_a_block(there: Topics) -> None:
     with Redis.from_url(there.settings.redis.url) as redis:
         redis.set(start + state_key(b"ada"), b"\xc1 not msgpack")
     with pytest.raises(RunFailed, match="T243"):
-        asyncio.run(read_journey(there.settings, "ada", PARTITIONS, [Policy.default()]))
+        asyncio.run(read_journey(there.settings, "ada", PARTITIONS, Rules(Policy.default(), 250)))

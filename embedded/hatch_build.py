@@ -43,6 +43,17 @@ PATCHES = (
         "	if !pd.hasNBatches(2) { // need at least 2 batches",
         "	if pd.hasOpenTransaction() || !pd.hasNBatches(2) { // need at least 2 batches",
     ),
+    (
+        "groups.go",
+        """	if !creq.reply(kresp) {
+		return
+	}
+	if m != nil {
+""",
+        """	creq.reply(kresp)
+	if m != nil {
+""",
+    ),
 )
 
 

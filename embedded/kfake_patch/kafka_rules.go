@@ -1,4 +1,4 @@
-// Joined to package kfake by hatch_build.py: two rules of Apache Kafka that kfake, as released, does not keep.
+// Joined to package kfake by hatch_build.py: what its patches for rules of Apache Kafka call.
 
 package kfake
 

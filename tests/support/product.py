@@ -82,6 +82,9 @@ def running(*arguments: object, env: Mapping[str, str] | None = None, cwd: Path 
         ):
             try:
                 yield Running(process, log)
+            except BaseException:
+                print(log.read_text(errors="replace"))  # pytest shows it with the failure
+                raise
             finally:
                 stop(process)
 

@@ -5,13 +5,9 @@ those alone run in `--rounds` interleaved rounds, every other one in reverse ord
 """
 
 import argparse
-import shutil
-import signal
 import sys
-import tempfile
 from dataclasses import asdict
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 from confluent_kafka.admin import AdminClient
@@ -21,7 +17,7 @@ from bench.jars import CACHE, HERE
 from bench.latency import Target, latency
 from bench.measure import PARTITIONS, Bench, Failed, Measured
 from bench.report import Results, write
-from bench.servers import Kafka, Redis
+from bench.servers import Servers, servers
 from bench.systems import PREFIX, TOUCHSTREAM, System, every, touchstream, variants
 
 TOUCHES = 1_000_000
@@ -32,19 +28,8 @@ def main() -> int:
     """Run, print each measurement, write the report. Exit 1 where a run failed or an output was wrong."""
     o = options()
     systems = chosen(o)
-    signal.signal(signal.SIGTERM, _leave)
-    work = Path(tempfile.mkdtemp(prefix="touchstream-bench-"))
-    servers: list[Kafka | Redis] = []
-    try:
-        kafka = Kafka(work / "kafka")
-        servers.append(kafka)
-        redis = Redis(work / "redis")
-        servers.append(redis)
-        return compare(o, systems, kafka, redis, work)
-    finally:
-        for server in reversed(servers):
-            server.child.stop()
-        shutil.rmtree(work, ignore_errors=True)
+    with servers("bench") as running:
+        return compare(o, systems, running)
 
 
 def options() -> argparse.Namespace:
@@ -75,8 +60,9 @@ def chosen(o: argparse.Namespace) -> list[System]:
     return list(found.values())
 
 
-def compare(o: argparse.Namespace, systems: list[System], kafka: Kafka, redis: Redis, work: Path) -> int:
+def compare(o: argparse.Namespace, systems: list[System], running: Servers) -> int:
     """First round, interleaved rounds, the spoiled run, latency, report."""
+    kafka, redis, work = running
     touches = int(TOUCHES * o.scale)
     data = generate(kafka.bootstrap, PREFIX, touches, PARTITIONS)
     print(data, flush=True)
@@ -166,7 +152,3 @@ def remove_inputs(broker: str) -> None:
     topics = [t for t in admin.list_topics(timeout=10).topics if t.startswith(f"{PREFIX}.")]
     for future in admin.delete_topics(topics, operation_timeout=30).values():
         future.result(30)
-
-
-def _leave(number: int, _frame: FrameType | None) -> None:
-    raise SystemExit(128 + number)

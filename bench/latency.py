@@ -8,10 +8,6 @@ import argparse
 import json
 import random
 import shlex
-import shutil
-import signal
-import sys
-import tempfile
 import threading
 import time
 from dataclasses import dataclass
@@ -25,7 +21,7 @@ from confluent_kafka.cimpl import NewTopic
 
 from bench.generate import CHANNELS
 from bench.processes import Child
-from bench.servers import Kafka, Redis
+from bench.servers import servers
 from bench.systems import PREFIX, TOUCHSTREAM, apply_topics
 
 TOUCHES_PER_SECOND = 2_000
@@ -213,21 +209,10 @@ def main() -> None:
     p.add_argument("--settle", default="250ms,0s")
     p.add_argument("--touchstream", default=TOUCHSTREAM)
     o = p.parse_args()
-    signal.signal(signal.SIGTERM, lambda number, _frame: sys.exit(128 + number))
     for settle in o.settle.split(","):
-        work = Path(tempfile.mkdtemp(prefix="touchstream-latency-"))
-        servers: list[Kafka | Redis] = []
-        try:
-            kafka = Kafka(work / "kafka")
-            servers.append(kafka)
-            redis = Redis(work / "redis")
-            servers.append(redis)
+        with servers("latency") as (kafka, redis, work):
             out = latency(Target(kafka.bootstrap, redis.url, o.touchstream, work), o.latency_seconds, settle)
             print(json.dumps(out), flush=True)
-        finally:
-            for server in reversed(servers):
-                server.child.stop()
-            shutil.rmtree(work, ignore_errors=True)
 
 
 if __name__ == "__main__":

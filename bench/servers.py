@@ -4,12 +4,18 @@ The jars are those of `tests/support/servers.py`. The settings are not: a benchm
 rebalance delay and session times of production, and Redis synced each second, as `docker-compose.yml` has it.
 """
 
+import contextlib
 import shutil
+import signal
 import socket
 import subprocess
+import tempfile
 import time
 import uuid
+from collections.abc import Iterator
 from pathlib import Path
+from types import FrameType
+from typing import NamedTuple
 
 import redis
 from confluent_kafka import KafkaException
@@ -123,3 +129,29 @@ class Redis:
             except OSError:
                 self.child.usage.sample()
         raise RuntimeError("redis-server did not start:\n" + self.child.tail())
+
+
+class Servers(NamedTuple):
+    """What a benchmark runs on; `work` is a folder of its own for data and logs."""
+
+    kafka: Kafka
+    redis: Redis
+    work: Path
+
+
+@contextlib.contextmanager
+def servers(name: str) -> Iterator[Servers]:
+    """Start both in a new folder called after `name`; all of it is gone after the block, also where SIGTERM ends it."""
+    signal.signal(signal.SIGTERM, _leave)
+    work = Path(tempfile.mkdtemp(prefix=f"touchstream-{name}-"))
+    with contextlib.ExitStack() as stack:
+        stack.callback(shutil.rmtree, work, ignore_errors=True)
+        kafka = Kafka(work / "kafka")
+        stack.callback(kafka.child.stop)
+        redis_server = Redis(work / "redis")
+        stack.callback(redis_server.child.stop)
+        yield Servers(kafka, redis_server, work)
+
+
+def _leave(number: int, _frame: FrameType | None) -> None:
+    raise SystemExit(128 + number)

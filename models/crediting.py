@@ -13,6 +13,7 @@ from typing import NamedTuple
 import msgspec
 
 from models import path as paths
+from models.counting import can_change, not_first, remembered_ms, uncounted
 from models.credit import CreditSet, Record
 from models.facts import Conversion, JourneyTouch
 from models.journey import EMPTY_STATE, JourneyConversion, JourneyState, PendingCorrection, by_time, in_order, unique
@@ -85,6 +86,7 @@ class Outcome(msgspec.Struct):
     retracted: int = 0
     restated: int = 0
     milestones: int = 0
+    uncounted: int = 0
     tombstones: int = 0
     mismatched: int = 0
 
@@ -117,6 +119,8 @@ class _Decision:
         self._sealed_below_ms = sealed_below_ms
         self._conversions = {c.conversion_id: c for c in journey.state.conversions}
         self._pending = journey.state.pending
+        self._were_uncounted = uncounted(journey.state.conversions, rules)
+        self._uncounted = self._were_uncounted
         self._causes: dict[str, Source] = {}
         self._out = Outcome(journey.state, journey.touches, NO_TOUCHES, publications=[], dead=[])
 
@@ -206,6 +210,8 @@ class _Decision:
             kept_ms = max(policy.corrections_ms, policy.retention_ms, self._rules.lateness_of(policy))
             if c.record_ms + kept_ms >= record_ms:
                 return
+            if c.record_ms + remembered_ms(c, self._rules) >= record_ms:
+                continue
             if c.conversion_id not in self._causes:  # a touch of this very batch still changes it
                 del self._conversions[c.conversion_id]
                 self._out.changed = True
@@ -254,11 +260,24 @@ class _Decision:
         out.accepted += 1
         out.changed = True
         if policy.credited(e.type):
-            self._cause(e.conversion_id, Source("conversions", e.offset, e.record_ms))
+            source = Source("conversions", e.offset, e.record_ms)
+            self._cause(e.conversion_id, source)
+            self._count_again(self._conversions[e.conversion_id], source)
         else:
             out.milestones += 1
         if self._pending:
             self._correct_with_pending(e.conversion_id)
+
+    def _count_again(self, other: JourneyConversion, source: Source) -> None:
+        """A conversion came or was taken back: others of its type may begin or cease to be the first."""
+        rules = self._rules
+        if not remembered_ms(other, rules):
+            return
+        for conversion_id in sorted(uncounted(self._conversions.values(), rules) ^ self._uncounted):
+            c = self._conversions.get(conversion_id)
+            if c is not None and can_change(c, other, rules):
+                self._uncounted ^= {conversion_id}
+                self._cause(conversion_id, source)
 
     def _correct_with_pending(self, conversion_id: str) -> None:
         waiting = [p for p in self._pending if p.correction.conversion_id == conversion_id]
@@ -308,7 +327,10 @@ class _Decision:
         self._conversions[c.conversion_id] = c
         self._out.changed = True
         if policy.credited(c.type):
-            self._cause(c.conversion_id, Source("conversions", e.offset, e.record_ms))
+            source = Source("conversions", e.offset, e.record_ms)
+            self._cause(c.conversion_id, source)
+            if e.action == "retract":
+                self._count_again(c, source)
 
     def _mark_after_reset(self) -> None:
         """Under reset_after_conversion a conversion that comes or goes changes where the later ones begin."""
@@ -330,20 +352,24 @@ class _Decision:
     def _publish(self, conversion_id: str, source: Source) -> None:
         out = self._out
         now = self._conversions[conversion_id]
-        sets = list(self._sets(now, out.touches, self._conversions.values(), out.state.dropped_ms))
+        conversions = self._conversions.values()
+        sets = list(self._sets(now, out.touches, conversions, self._uncounted, out.state.dropped_ms))
         out.mismatched += sum(s.mismatched for s in sets)
         before = self._earlier(conversion_id)
         if before is None:
-            out.credited += 1
+            counts = conversion_id not in self._uncounted
+            out.credited += counts
+            out.uncounted += not counts
             out.retracted += now.retracted
-            if sets and not now.retracted:
+            if sets and counts and not now.retracted:
                 key = sets[0].records[0][0]
                 # An empty touch_id ends the key; a touch_id that ends in `|` has it escaped.
                 out.unattributed += key.endswith(b"|") and not key.endswith(b"\\|")
             out.publications.append(Publication(source, list(chain.from_iterable(s.records for s in sets))))
             return
         earlier = self._before.state
-        old = list(self._sets(before, self._before.touches, earlier.conversions, earlier.dropped_ms))
+        touches = self._before.touches
+        old = list(self._sets(before, touches, earlier.conversions, self._were_uncounted, earlier.dropped_ms))
         records = self._difference(now, old, sets)
         if records:
             out.restated += 1
@@ -391,12 +417,18 @@ class _Decision:
         c: JourneyConversion,
         touches: Sequence[JourneyTouch],
         conversions: Collection[JourneyConversion],
+        no_credit: Collection[str],
         dropped_ms: int,
     ) -> Iterator[CreditSet]:
         policy, encoder = self._rules.of(c.policy_version)
         if c.retracted:
             return encoder.retracted(c, self._revision)
-        after_ms = self._rules.previous_ms(c, conversions) if policy.resets else None
+        if c.conversion_id in no_credit:
+            return not_first(encoder, c, self._revision)
+        after_ms = None
+        if policy.resets:
+            credited = [o for o in conversions if o.conversion_id not in no_credit] if no_credit else conversions
+            after_ms = self._rules.previous_ms(c, credited)
         counting = self._counting(c, touches)
         path = paths.build(counting, c.occurred_ms, c.type, policy, after_ms)
         if not path.touches:

@@ -5,19 +5,20 @@ steps of `models.path` and the attribution models of the policy that the convers
 against what `models.crediting` publishes.
 """
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from enum import StrEnum
 from typing import Literal, NamedTuple
 
 from models import path as paths
 from models.attribution.base import AttributionModel
+from models.counting import NOT_FIRST, uncounted
 from models.crediting import stored
 from models.facts import JourneyTouch
 from models.journey import JourneyConversion, JourneyState
 from models.policy import Policy
 from models.rules import Rules
 
-Status = Literal["credited", "unattributed", "retracted", "milestone"]
+Status = Literal["credited", "unattributed", "retracted", "not_first", "milestone"]
 
 # A touch of the path that an attribution model gives nothing: it has no credit record.
 WEIGHT_ZERO = "weight_zero"
@@ -62,7 +63,7 @@ class LeftOut(NamedTuple):
 
 
 class Explanation(NamedTuple):
-    """Everything about one conversion. `value_micros` is what its credits add up to, 0 where it was retracted.
+    """Everything about one conversion. `value_micros` is what its credits add up to, 0 where it has none.
 
     `policy` is the one that counts for it; `policy_known` is false where the one it was credited with is not there
     any more and today's took its place.
@@ -92,13 +93,14 @@ def explain(
     policy, _ = rules.of(c.policy_version)
     touches = stored([list(accepted)], state).touches
     out = _duplicates(accepted, touches)
-    path, dropped = _path(c, touches, state, rules)
+    no_credit = uncounted(state.conversions, rules)
+    path, dropped = _path(c, touches, state, no_credit, rules)
     out += dropped
-    status = _status(c, policy, path)
-    if status in ("retracted", "milestone"):
+    status = NOT_FIRST if conversion_id in no_credit else _status(c, policy, path)
+    if status in ("retracted", "not_first", "milestone"):
         out += [LeftOut(touch, status) for touch in path]
         path = []
-    value_micros = 0 if status == "retracted" else c.value_micros
+    value_micros = 0 if status in ("retracted", "not_first") else c.value_micros
     sets = () if status == "milestone" else tuple(_set(m, c, path, status, value_micros) for m in policy.models)
     cut = any(each.reason == paths.Dropped.OVER_CAP for each in out)
     capped = state.dropped_ms >= c.occurred_ms - policy.lookback_max_ms(c.type)
@@ -121,13 +123,18 @@ def _duplicates(accepted: Sequence[JourneyTouch], kept: Sequence[JourneyTouch]) 
 
 
 def _path(
-    c: JourneyConversion, touches: Sequence[JourneyTouch], state: JourneyState, rules: Rules
+    c: JourneyConversion,
+    touches: Sequence[JourneyTouch],
+    state: JourneyState,
+    no_credit: Collection[str],
+    rules: Rules,
 ) -> tuple[list[JourneyTouch], list[LeftOut]]:
     """The conversion's path, and the touches that are not in it."""
     policy, _ = rules.of(c.policy_version)
     first_ms, last_ms = rules.window(c)
     counting = [touch for touch in touches if first_ms <= touch.record_ms <= last_ms]
-    after_ms = rules.previous_ms(c, state.conversions) if policy.resets else None
+    credited = [o for o in state.conversions if o.conversion_id not in no_credit]
+    after_ms = rules.previous_ms(c, credited) if policy.resets else None
     explained = paths.explain(counting, c.occurred_ms, c.type, policy, after_ms)
     path = [touch for touch, reason in explained if reason is None]
     out = [LeftOut(touch, reason) for touch, reason in explained if reason is not None]

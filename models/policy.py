@@ -12,9 +12,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from types import MappingProxyType
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema
+from pydantic import AfterValidator, BeforeValidator, Field, WithJsonSchema, model_validator
 
 from models.attribution.base import AttributionModel
 from models.attribution.direct import fold
@@ -27,6 +27,7 @@ TouchReuse = Literal["reuse", "reset_after_conversion"]
 Direct = Literal["count", "ignore_unless_alone"]
 RepeatsBy = Literal["channel", "campaign"]
 Repeats = Literal["keep", "collapse_adjacent", "first_of_channel", "last_of_channel"]
+Count = Literal["every", "first"]
 
 ATTRIBUTION_MODELS_MAX = 32
 TYPES_MAX = 1_000
@@ -99,6 +100,13 @@ class ConversionTable(Table):
     milestone: Annotated[str, Field(min_length=1, max_length=64)] | None = None
     value: Money | None = None
     lookback: Duration | None = None
+    count: Count = "every"
+
+    @model_validator(mode="after")
+    def _count_what_is_credited(self) -> Self:
+        if self.count == "first" and not self.credited:
+            raise ValueError('count = "first" says which conversions are credited, and credited = false that none are')
+        return self
 
     @property
     def value_micros(self) -> int | None:
@@ -128,6 +136,7 @@ class Policy:
     """What the core follows: built by `compile_policy`, never changed. Times are milliseconds.
 
     `version` is a hash of everything that can change a credit, so that equal policies have equal versions.
+    `first_types` are the conversion types of which only the first in a journey is credited (`models/counting.py`).
     `retention_ms` is how long a touch can matter: the longest lookback plus the allowed lateness.
     """
 
@@ -148,6 +157,7 @@ class Policy:
     lookback_default_ms: int
     lookback_by_touch_type: Mapping[str, int]
     conversions: Mapping[str, ConversionTable]
+    first_types: frozenset[str]
     canonical: str
 
     @classmethod
@@ -245,6 +255,7 @@ def compile_policy(
         lookback_default_ms=attribution.lookback,
         lookback_by_touch_type=MappingProxyType(dict(attribution.lookback_by_touch_type)),
         conversions=MappingProxyType(rules),
+        first_types=frozenset(name for name, table in rules.items() if table.count == "first"),
         canonical=canonical,
     )
 

@@ -23,13 +23,18 @@ class Rules:
         self.retention_ms = max(p.retention_ms for p in policies)
         self.late_ms = max(map(self.lateness_of, policies))
         # How far before the record time of what is decided a touch can lie that matters to any open conversion.
-        self.reach_ms = self.retention_ms + max(self.late_ms, *(p.corrections_ms for p in policies))
+        self.reach_ms = self.retention_ms + max(self.late_ms, *map(self._changes_ms, policies))
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
         self.kept_ms = BUCKET_MS + max(2 * self.retention_ms, self.reach_ms) + MARGIN_MS
 
     def lateness_of(self, policy: Policy) -> int:
         """How much younger in record time a touch may be than a conversion and still count for it."""
         return max(policy.allowed_lateness_ms, self._settle_ms)
+
+    def _changes_ms(self, policy: Policy) -> int:
+        """How long after its record a conversion can change by corrections, its own and those of others."""
+        # See models/counting.py: one that came late may be taken back as late again.
+        return 2 * max(policy.corrections_ms, self.lateness_of(policy)) if policy.first_types else policy.corrections_ms
 
     def of(self, version: str) -> tuple[Policy, Encoder]:
         """The policy of that version; where it is not known any more, today's."""

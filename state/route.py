@@ -3,6 +3,7 @@
 Which of the two it is the server says itself (HELLO, which every user may send), so no setting can be wrong.
 """
 
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
 
@@ -32,6 +33,23 @@ class Route:
     def place(self, key: bytes) -> str:
         """Which server a command with `key` goes to now: a cursor of SCAN is good for that one alone."""
         return "" if self._cluster is None else self._cluster.place(key)
+
+    async def pages(self, start: bytes, count: int) -> AsyncIterator[list[bytes]]:
+        """The keys that begin with `start`, which has their hash tag and no glob characters.
+
+        `count` is how many keys the server looks at for a page. As with SCAN, a key may come twice, and one that is
+        written meanwhile may not come.
+        """
+        cursor, place = 0, self.place(start)
+        while True:
+            found, keys = await self.call(start, "SCAN", cursor, "MATCH", start + b"*", "COUNT", count)
+            if place != (place := self.place(start)):
+                cursor = 0  # another node answered: cursors are a node's own
+                continue
+            yield keys
+            cursor = int(found)
+            if cursor == 0:
+                return
 
     async def problems(self) -> list[str]:
         """See `state.health.problems`; in a cluster of every primary, each under its name."""

@@ -62,7 +62,8 @@ class Owner:
         self._crash_point = crash_point()
         policy = settings.policy()
         self._rules = Rules(policy, settings.processing.settle, earlier)
-        self._decoder = Decoder(self.touches, self.conversions, policy.journey == "account")
+        by_account = policy.journey == "account"
+        self._decoder = Decoder(self.touches, self.conversions, by_account, settings.compiled_filters())
 
     async def on_assigned(self, consumer: transport.Consumer, partitions: set[int]) -> Mapping[TP, int]:
         """Claim every partition number owned now, kept ones too: the rebalance stopped them."""

@@ -25,6 +25,13 @@ log = logging.getLogger("touchstream.processor")
 END_TRIES, END_PAUSE_S = 10, 1.0
 # A record time that no record reaches.
 NEVER_MS = 1 << 53
+ELSEWHERE = "use a new kafka.prefix and replay into it, or bring back the store that belongs to these topics"
+# KIP-664. find-hanging looks for transactions that are older than 15 minutes unless told another number of minutes.
+HANGING = f"""a broker that went down hard may have left a transaction hanging, which holds offsets back; look on each:
+kafka-transactions.sh --bootstrap-server HOST:PORT find-hanging --broker-id ID --max-transaction-timeout 1
+and end what it lists, then start again:
+kafka-transactions.sh --bootstrap-server HOST:PORT abort --topic TOPIC --partition NUMBER --start-offset OFFSET
+where it lists nothing, or that did not help: {ELSEWHERE}"""
 REPUBLISH = (
     "bring back the store or the group's offsets; or, to publish every credit again, `touchstream run --republish` once"
 )
@@ -81,7 +88,8 @@ class Claiming:
         if applied.conversions > until[1]:
             raise StartError(
                 f"partition {self._partition}: the store is at conversion {applied.conversions}, "
-                f"Kafka's group at {until[1]}; they do not belong together"
+                f"Kafka's group at {until[1]}; they do not belong together, or its offsets wait in a transaction",
+                HANGING,
             )
         if self.origin is not None and (made_from is None or applied is not stored):
             writes = Writes(puts={ORIGIN: self.origin.text()})
@@ -110,7 +118,8 @@ class Claiming:
             if attempt < END_TRIES - 1:
                 await asyncio.sleep(END_PAUSE_S)
         tp, at = beyond[0]
-        raise StartError(f"partition {self._partition}: {tp.topic} ends at {ends[tp]}, but {at} was processed already")
+        told = f"partition {self._partition}: {tp.topic} ends at {ends[tp]}, but {at} was processed already"
+        raise StartError(f"{told}; records are gone, or stand behind a transaction that is open", HANGING)
 
     async def _refuse_to_repeat(self, consumer: Consumer) -> None:
         """Without store and offsets everything would be credited again, beside what is there."""

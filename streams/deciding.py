@@ -16,7 +16,8 @@ from models.journey import BUCKET_MS, frame_again, read_frames, read_state, stat
 from models.outcome import Reason
 from models.rules import Rules
 from state.store import Writes
-from streams.decode import TakenTouch
+from streams.decode import HeldFiltered, Taken, TakenTouch
+from streams.gate import Held
 from streams.publish import DeadLetter, Output
 from streams.report import BatchReport
 
@@ -101,6 +102,7 @@ class Deciding:
         report.unattributed += out.unattributed
         report.retracted += out.retracted
         report.milestones += out.milestones
+        report.uncounted += out.uncounted
         report.tombstones += out.tombstones
         report.mismatched += out.mismatched
         report.credits += sum(len(p.records) for p in out.publications) - out.tombstones
@@ -138,6 +140,17 @@ def count_dead(dead: Sequence[DeadLetter], touches: str, report: BatchReport) ->
             report.touches_dead += 1
         else:
             report.conversions_dead += 1
+
+
+def count_filtered(taken: Taken, ready: Sequence[Held], report: BatchReport) -> None:
+    """Count what filters dropped: touches as they are taken, conversions as they leave the gate."""
+    for _, filtered in taken.filtered:
+        report.filtered["touch", *filtered] += 1
+    report.touches_filtered += len(taken.filtered)
+    for held in ready:
+        if isinstance(held, HeldFiltered) and held.filtered is not None:
+            report.filtered["conversion", *held.filtered] += 1
+            report.conversions_filtered += 1
 
 
 def by_bucket(touches: Sequence[JourneyTouch]) -> dict[int, bytes]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from models.crediting import Event
 from models.events import decode_conversion, decode_touch
+from models.filters import NO_FILTERS, Filtered, Filters
 from models.journey import frame, frame_with_person
 from models.outcome import Reason, Rejected
 from streams.gate import Held
@@ -21,28 +22,47 @@ TakenTouch = tuple[int, int, bytes, int, bytes]
 
 
 @dataclass(slots=True)
+class HeldFiltered(Held):
+    """A conversion that a filter drops: nothing comes of it, but it keeps its place in the gate as dead ones do."""
+
+    filtered: Filtered | None = None
+
+
+@dataclass(slots=True)
 class Taken:
-    """What fetched records came to: touches and conversions in the order of their offsets, and dead touches."""
+    """What fetched records came to: touches and conversions in the order of their offsets, and touches without use.
+
+    `filtered` are touches that a filter drops, with their offsets.
+    """
 
     touches: list[TakenTouch] = field(default_factory=list)
     conversions: list[Held] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    filtered: list[tuple[int, Filtered]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.touches or self.conversions or self.dead)
+        return bool(self.touches or self.conversions or self.dead or self.filtered)
 
 
 class Decoder:
-    """Decodes the records of both topics under one policy's idea of a journey's key."""
+    """Decodes the records of both topics under one policy's idea of a journey's key, and drops what filters say.
 
-    def __init__(self, touches_topic: str, conversions_topic: str, by_account: bool) -> None:
+    A record has to be valid first: what a filter would drop and nobody could read is a dead letter.
+    """
+
+    def __init__(
+        self, touches_topic: str, conversions_topic: str, by_account: bool, filters: Filters = NO_FILTERS
+    ) -> None:
         self._topics = (touches_topic, conversions_topic)
         self._by_account = by_account
+        self._of_touch = filters.touch if filters.touches else None
+        self._of_conversion = filters.conversion if filters.conversions else None
 
     def touches(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
         """Add touch records to `taken`."""
         add, by_account = taken.touches.append, self._by_account
         to_frame = frame_with_person if by_account else frame
+        drops = self._of_touch
         for r in records:
             record_ms = r.timestamp
             try:
@@ -54,11 +74,15 @@ class Decoder:
             except Rejected as exc:
                 taken.dead.append(self._dead(0, partition, r, exc))
                 continue
+            if drops is not None and (filtered := drops(touch, r.value)) is not None:
+                taken.filtered.append((r.offset, filtered))
+                continue
             add((r.offset, record_ms, key, touch.occurred_ms, to_frame(touch)))
 
     def conversions(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
         """Add conversion records to `taken`; the bad ones too, as they must keep their place in the gate."""
         now_s = time.monotonic()
+        drops = self._of_conversion
         for r in records:
             try:
                 conversion = decode_conversion(r.value, r.timestamp)
@@ -71,6 +95,8 @@ class Decoder:
                 conversion.record_ms = r.timestamp
                 conversion.offset = r.offset
                 held = Held(r.offset, r.timestamp, now_s, Event(conversion, r.key, r.value, r.headers))
+                if drops is not None and (filtered := drops(conversion, r.value)) is not None:
+                    held = HeldFiltered(r.offset, r.timestamp, now_s, None, filtered=filtered)
             taken.conversions.append(held)
 
     def _refuse_key(self, key: bytes | None, owner: str | None) -> None:

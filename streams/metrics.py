@@ -18,7 +18,7 @@ from streams.report import BatchReport
 
 PREFIX = "touchstream_"
 EVENTS = ("touch", "conversion")
-OUTCOMES = ("accepted", "duplicate", "dropped", "dead")
+OUTCOMES = ("accepted", "duplicate", "dropped", "dead", "filtered")
 STAGES = ("decode", "load", "decide", "publish", "save")
 # Freshness reaches from a live stream to a replay of old data; latency is what this worker can do something about.
 AGE_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -51,10 +51,10 @@ SPECS = (
         "events_total",
         "counter",
         "records",
-        meaning="Input records by type and outcome; the four outcomes add up to the records processed. Replayed ones "
+        meaning="Input records by type and outcome; the outcomes add up to the records processed. Replayed ones "
         "are not in it.",
         action="A rising share of `duplicate` points to a producer that retries; of `dropped` to journeys at their "
-        "bound; for `dead` see touchstream_dead_letters_total.",
+        "bound; for `dead` see touchstream_dead_letters_total, for `filtered` touchstream_filtered_total.",
         labels=("type", "outcome"),
         known=tuple((event, outcome) for event in EVENTS for outcome in OUTCOMES),
     ),
@@ -67,6 +67,15 @@ SPECS = (
         "dead-letters retry`.",
         labels=("reason",),
         known=tuple((str(reason),) for reason in Reason),
+    ),
+    Spec(
+        "filtered_total",
+        "counter",
+        "records",
+        meaning="Records that a filter of `[[filters]]` left out, by record type, the filter's name and its reason.",
+        action="A filter that never drops, or drops nearly all, has a wrong condition. A jump of `consent` points to "
+        "the banner of the site.",
+        labels=("type", "filter", "reason"),
     ),
     Spec(
         "mismatched_sums_total",
@@ -135,6 +144,13 @@ SPECS = (
         "counter",
         "conversions",
         meaning="Conversions of types with `credited = false`.",
+        action="Nothing, as long as the policy means it so.",
+    ),
+    Spec(
+        "uncounted_total",
+        "counter",
+        "conversions",
+        meaning='Conversions that gave way to an earlier one of their type when they came, under `count = "first"`.',
         action="Nothing, as long as the policy means it so.",
     ),
     # is it fresh, is it keeping up
@@ -343,8 +359,13 @@ class Metrics(Collector):
         *,
         attribution_models: Sequence[str],
         version: str,
+        filters: Sequence[Labels] = (),
     ) -> None:
-        known = {"conversions_credited_total": [(name,) for name in attribution_models], "build_info": [(version,)]}
+        known = {
+            "conversions_credited_total": [(name,) for name in attribution_models],
+            "build_info": [(version,)],
+            "filtered_total": filters,
+        }
         plain = [spec for spec in SPECS if spec.kind != "histogram"]
         self._values: dict[str, dict[Labels, float]] = {
             spec.name: dict.fromkeys(_first(spec, known), 0.0) for spec in plain
@@ -365,6 +386,8 @@ class Metrics(Collector):
         for name, attribute in _SUMS:
             self._values[name][()] += getattr(report, attribute)
         self._add("dead_letters_total", report.dead_by_reason)
+        for labels, count in report.filtered.items():
+            self._values["filtered_total"][labels] = self._values["filtered_total"].get(labels, 0.0) + count
         self._add("conversions_credited_total", report.credited_by_model)
         self._buckets["event_freshness_seconds"][()].add(
             [max(0, now_ms - event_ms) / 1000 for event_ms, _ in report.credited_at]
@@ -461,6 +484,7 @@ _SUMS = (
     ("unattributed_total", "unattributed"),
     ("retracted_total", "retracted"),
     ("milestones_total", "milestones"),
+    ("uncounted_total", "uncounted"),
     ("transactions_total", "transactions"),
     ("replayed_total", "replayed"),
 )

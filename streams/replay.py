@@ -17,14 +17,13 @@ from typing import Any
 import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
-from redis.asyncio import Redis
 
 from models.journey import read_frames, read_state, unique
 from models.outcome import Reason
-from state import keys
 from streams import embedded, files, topics
 from streams.errors import ConnectError, RunFailed
 from streams.options import ReplayOptions
+from streams.replay_keys import ReplayKeys
 from streams.settings import Settings
 from streams.spawn import spawn
 from streams.topics import topics_of
@@ -35,7 +34,6 @@ STALL_S = 60.0
 POLL_S = 0.01
 COMMIT_EVERY_MS = 200
 READ_RECORDS = 20_000
-SCAN_COUNT = 2_000
 SENT_AHEAD = 20_000
 
 
@@ -105,7 +103,7 @@ def _own_settings(settings: Settings, broker: str, redis: str) -> Settings:
 async def _replay(run: _Run) -> None:
     options, names = run.options, topics_of(run.settings)
     await topics.ensure(run.settings, PARTITIONS)
-    store = Redis.from_url(run.settings.redis.url)
+    store = ReplayKeys(run.settings, PARTITIONS)
     worker = spawn(run.settings, log_level="WARNING", stdout=subprocess.PIPE)
     try:
         by_account = run.settings.policy().journey == "account"
@@ -114,7 +112,7 @@ async def _replay(run: _Run) -> None:
         run.summary.conversions = await _send(run, names.conversions, options.conversions, by_account)
         await _processed(run, store, worker, names.conversions, 1)
         totals = await _stop(worker)
-        stored_duplicates, waiting = await _look_into(store, run.settings.kafka.prefix)
+        stored_duplicates, waiting = await _look_into(store)
         credits = await _read(run, names.credits)
         dead = await _read(run, names.dead_letters)
         _write(run, credits, [*dead, *waiting])
@@ -124,7 +122,7 @@ async def _replay(run: _Run) -> None:
         worker.wait()
         if not options.keep:
             await _remove(run.settings, store)
-        await store.aclose()
+        await store.close()
 
 
 # -- in
@@ -171,14 +169,13 @@ def _key(line: bytes, by_account: bool) -> bytes | None:
 # -- meanwhile
 
 
-async def _processed(run: _Run, store: Any, worker: Any, topic: str, place: int) -> None:
+async def _processed(run: _Run, store: ReplayKeys, worker: Any, topic: str, place: int) -> None:
     """Wait until every partition has applied all of a topic."""
     ends = await _with_consumer(run, lambda c: c.end_offsets([TopicPartition(topic, p) for p in range(PARTITIONS)]))
     wanted = [ends[TopicPartition(topic, p)] for p in range(PARTITIONS)]
-    names = [keys.prefix(run.settings.kafka.prefix, p) + keys.APPLIED for p in range(PARTITIONS)]
     last, moved_s = None, time.monotonic()
     while True:
-        found = await store.mget(names)
+        found = await store.applied()
         if all(text and int(text.split(b",")[place]) >= end for text, end in zip(found, wanted, strict=True)):
             return
         now_s = time.monotonic()
@@ -201,24 +198,18 @@ async def _stop(worker: Any) -> dict[str, int]:
     return totals
 
 
-async def _look_into(store: Any, prefix: str) -> tuple[int, list[Published]]:
+async def _look_into(store: ReplayKeys) -> tuple[int, list[Published]]:
     """Duplicates in journeys that were never read, and corrections whose create never came."""
     duplicates, waiting = 0, []
     touches: dict[bytes, list[bytes]] = {}
-    for partition in range(PARTITIONS):
-        start = keys.prefix(prefix, partition)
-        names = [name async for name in store.scan_iter(match=start + b"*", count=SCAN_COUNT)]
-        for i in range(0, len(names), SCAN_COUNT):
-            chunk = names[i : i + SCAN_COUNT]
-            for name, blob in zip(chunk, await store.mget(chunk), strict=True):
-                subkey = name[len(start) :]
-                if subkey.startswith(b"t:"):
-                    touches.setdefault(subkey.split(b":", 2)[2], []).append(blob)
-                elif subkey.startswith(b"c:"):
-                    waiting += [
-                        Published(p.key, p.value, [*p.headers, ("touchstream-reason", Reason.NO_CREATE.value.encode())])
-                        for p in read_state(blob).pending
-                    ]
+    async for subkey, blob in store.values():
+        if subkey.startswith(b"t:"):
+            touches.setdefault(subkey.split(b":", 2)[2], []).append(blob)
+        elif subkey.startswith(b"c:"):
+            waiting += [
+                Published(p.key, p.value, [*p.headers, ("touchstream-reason", Reason.NO_CREATE.value.encode())])
+                for p in read_state(blob).pending
+            ]
     for blobs in touches.values():
         frames = [touch for blob in blobs for touch in read_frames(blob)]
         duplicates += len(frames) - len(unique(frames))
@@ -283,12 +274,10 @@ def _dead_lines(dead: Sequence[Published]) -> Iterator[bytes]:
         yield files.dead_line(letter.key, letter.value, letter.headers)
 
 
-async def _remove(settings: Settings, store: Any) -> None:
-    """Take away what this replay left: topics and keys."""
-    for partition in range(PARTITIONS):
-        start = keys.prefix(settings.kafka.prefix, partition)
-        names = [name async for name in store.scan_iter(match=start + b"*", count=SCAN_COUNT)]
-        for i in range(0, len(names), SCAN_COUNT):
-            await store.unlink(*names[i : i + SCAN_COUNT])
-    with contextlib.suppress(ConnectError):
-        await topics.delete(settings)
+async def _remove(settings: Settings, store: ReplayKeys) -> None:
+    """Take away what this replay left: keys, and topics also where the keys cannot be reached."""
+    try:
+        await store.remove()
+    finally:
+        with contextlib.suppress(ConnectError):
+            await topics.delete(settings)

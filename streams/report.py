@@ -14,16 +14,21 @@ class BatchReport:
     touches_duplicate: int = 0
     touches_dropped: int = 0
     touches_dead: int = 0
+    touches_filtered: int = 0
     conversions_accepted: int = 0
     conversions_duplicate: int = 0
     conversions_dropped: int = 0
     conversions_dead: int = 0
+    conversions_filtered: int = 0
+    # (touch or conversion, name of the filter, its reason)
+    filtered: Counter[tuple[str, str, str]] = field(default_factory=Counter)
     dead_by_reason: Counter[str] = field(default_factory=Counter)
     credited: int = 0
     restated: int = 0
     unattributed: int = 0
     retracted: int = 0
     milestones: int = 0
+    uncounted: int = 0
     credits: int = 0
     tombstones: int = 0
     mismatched: int = 0

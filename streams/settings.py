@@ -1,6 +1,7 @@
 """The settings of a worker: what is read from the command line, the environment and `touchstream.toml`.
 
-The sections attribution, conversions and models belong to the core (`models.policy`), the rest to the shell.
+The sections attribution, conversions, models (`models.policy`) and filters (`models.filters`) belong to the core, the
+rest to the shell.
 `load_settings` is the one way to get them; `Settings()` alone has the defaults and reads nothing.
 Times are integer milliseconds once read.
 """
@@ -8,6 +9,7 @@ Times are integer milliseconds once read.
 import os
 import re
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args, get_origin
 from urllib.parse import urlsplit
@@ -33,6 +35,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 
 from models.attribution.registry import ModelTables
 from models.durations import DAY_MS, Duration
+from models.filters import Filters, FilterTables
 from models.policy import AttributionTable, ConversionTables, Policy, compile_policy
 from streams.errors import SettingsError
 from streams.settings_sources import Layer, Loc, Merged, line_of, merge, nearest, nest, read_file
@@ -44,6 +47,9 @@ WEB_PORT_DEFAULT = 6066
 _ADDRESS = re.compile(r"(?P<host>\[[0-9a-fA-F:]+\]|[A-Za-z0-9._-]+)(?::(?P<port>[0-9]{1,5}))?")
 # The tables of the core word unknown keys themselves; the key goes into the place, the hint into the fix.
 _UNKNOWN_KEY = re.compile(r"Value error, unknown key '(?P<key>[^']*)'; (?P<hint>.*)")
+# redis-py takes a user's password, and that of a client's key, from the query as well.
+_QUERY_PASSWORD = re.compile(r"([?&](?:ssl_)?password=)[^&]*")
+_MASK = "**********"
 _PREFIX = re.compile(r"[A-Za-z0-9][A-Za-z0-9.-]{0,199}")
 
 
@@ -197,9 +203,10 @@ class RedisSettings(Section):
         return value
 
     def shown(self) -> str:
-        """The address without its password, for logs and pages. Other secrets are masked by pydantic."""
+        """The address without its passwords, for logs and pages. Other secrets are masked by pydantic."""
         password = urlsplit(self.url).password
-        return self.url.replace(f":{password}@", ":**********@") if password else self.url
+        url = self.url.replace(f":{password}@", f":{_MASK}@") if password else self.url
+        return _QUERY_PASSWORD.sub(rf"\1{_MASK}", url)
 
 
 class WebSettings(Section):
@@ -237,6 +244,7 @@ class Settings(BaseSettings):
     attribution: AttributionTable = AttributionTable()
     conversions: ConversionTables = {}
     models: ModelTables = {}
+    filters: FilterTables = ()
     processing: ProcessingSettings = ProcessingSettings()
     kafka: KafkaSettings = KafkaSettings()
     redis: RedisSettings = RedisSettings()
@@ -259,6 +267,10 @@ class Settings(BaseSettings):
             return compile_policy(self.attribution, self.conversions, self.models)
         except ValueError as error:
             raise SettingsError("T123", "the attribution policy cannot be", "attribution", str(error)) from error
+
+    def compiled_filters(self) -> Filters:
+        """What leaves records out. It is no part of the policy: it acts on records as they are read."""
+        return Filters.of(self.filters)
 
     @property
     def given(self) -> dict[str, Any]:
@@ -324,29 +336,42 @@ def _environment_layer(variables: Mapping[str, str]) -> Layer:
 def _blocks(error: ValidationError, merged: Merged) -> Iterable[SettingsError]:
     """A block for each fault, in the order of the file's lines."""
     faults = [_fault(detail, merged) for detail in error.errors(include_url=False)]
-    faults.sort(key=lambda fault: _line(fault[0], merged))
+    faults.sort(key=lambda fault: fault[0])
     return [block for _, block in faults]
 
 
-def _fault(detail: ErrorDetails, merged: Merged) -> tuple[Loc, SettingsError]:
+def _fault(detail: ErrorDetails, merged: Merged) -> tuple[int, SettingsError]:
+    """The line in the file, 0 where it is in none, and the block."""
     loc = _real_loc(detail["loc"], merged.values)
-    if detail["type"] == "extra_forbidden":
-        return _unknown(loc, nearest(loc[-1], _names_at(loc[:-1])), merged)
-    if told := _UNKNOWN_KEY.match(detail["msg"]):
-        return _unknown((*loc, told["key"]), told["hint"], merged)
+    told = _UNKNOWN_KEY.match(detail["msg"])
+    if told:
+        loc = (*loc, told["key"])
+    layer = merged.layer_of(loc)
+    layer = _around(layer, detail["loc"]) if layer else None
+    line, where = (line_of(layer.text, loc) or 0) if layer else 0, _where(loc, layer)
+    if told or detail["type"] == "extra_forbidden":
+        hint = told["hint"] if told else nearest(loc[-1], _names_at(loc[:-1]))
+        return line, SettingsError("T124", f'unknown key "{".".join(loc)}"', where, "no setting has this name", hint)
     what = f'the value of "{".".join(loc)}" is not accepted'
     fix = "touchstream config schema says what may stand there"
-    return loc, SettingsError("T123", what, _where(loc, merged), _why(detail), fix)
+    return line, SettingsError("T123", what, where, _why(detail), fix)
 
 
-def _unknown(loc: Loc, hint: str, merged: Merged) -> tuple[Loc, SettingsError]:
-    what = f'unknown key "{".".join(loc)}"'
-    return loc, SettingsError("T124", what, _where(loc, merged), "no setting has this name", hint)
-
-
-def _line(loc: Loc, merged: Merged) -> int:
-    layer = merged.layer_of(loc)
-    return (line_of(layer.text, loc) or 0) if layer else 0
+def _around(layer: Layer, loc: tuple[int | str, ...]) -> Layer:
+    """The file without the other tables of an array such as `[[filters]]`, its lines where they were."""
+    lines = layer.text.splitlines()
+    path: list[str] = []
+    for step in loc:
+        if isinstance(step, str):
+            path.append(step)
+            continue
+        header = re.compile(rf"\s*\[\[\s*{re.escape('.'.join(path))}\s*\]\]")
+        starts = [number for number, line in enumerate(lines) if header.match(line)]
+        if step >= len(starts):
+            break
+        end = starts[step + 1] if step + 1 < len(starts) else len(lines)
+        lines = ["" if not starts[step] <= number < end else line for number, line in enumerate(lines)]
+    return replace(layer, text="\n".join(lines))
 
 
 def _why(detail: ErrorDetails) -> str:
@@ -357,8 +382,7 @@ def _why(detail: ErrorDetails) -> str:
     return f"{message} (it is {given!r})" if tell else message
 
 
-def _where(loc: Loc, merged: Merged) -> str:
-    layer = merged.layer_of(loc)
+def _where(loc: Loc, layer: Layer | None) -> str:
     return f"{_place(layer, loc)}, {'.'.join(loc)}" if layer else ".".join(loc)
 
 
@@ -375,6 +399,8 @@ def _real_loc(loc: tuple[int | str, ...], values: Mapping[str, Any]) -> Loc:
     for step in loc:
         if isinstance(table, Mapping) and step in table:
             path.append(str(step))
+            table = table[step]
+        elif isinstance(table, list) and isinstance(step, int) and step < len(table):
             table = table[step]
     missing = isinstance(table, Mapping) and loc and str(loc[-1]) not in path
     return (*path, str(loc[-1])) if missing and isinstance(loc[-1], str) else tuple(path)

@@ -29,7 +29,7 @@ from models.journey import buckets, key_of, state_key, touches_key
 from models.rules import Rules
 from state.recent import RecentConversions
 from state.store import Writes
-from streams.deciding import Decided, Deciding, count_dead, group
+from streams.deciding import Decided, Deciding, count_dead, count_filtered, group
 from streams.decode import Decoder, Taken
 from streams.gate import Gate, Held, Pace
 from streams.publish import Output, Publisher
@@ -154,6 +154,7 @@ class Steps:
         await self._save(decided, ends, report)
         self._crash_point("saved")
         if self.replaying:
+            report.replayed += len(taken.filtered)
             self._end_replay_when_reached()
         self._report(report)
 
@@ -200,9 +201,11 @@ class Steps:
             (now if held.offset < conversions_end else later).conversions.append(held)
         for letter in taken.dead:
             (now if letter.offset < touches_end else later).dead.append(letter)
+        for filtered in taken.filtered:
+            (now if filtered[0] < touches_end else later).filtered.append(filtered)
         most = 2 * self._limits.step_records
         consumer = self._owned_by()
-        consumer.hold_back(self.touches, len(later.touches) + len(later.dead) > most)
+        consumer.hold_back(self.touches, len(later.touches) + len(later.dead) + len(later.filtered) > most)
         consumer.hold_back(self.conversions, len(later.conversions) > most)
         return now
 
@@ -270,6 +273,7 @@ class Steps:
         if not self.replaying:
             self._pace.saw(len(ready), report.credits)
         count_dead(decided.output.dead, self.touches.topic, report)
+        count_filtered(taken, ready, report)
         report.stage("decide", started)
         return decided
 

@@ -80,8 +80,9 @@ def _head(found: Document) -> list[str]:
     c, journey, path = found["conversion"], found["journey"], found["path"]
     who = [(name, c[field]) for name, field in (("person", "person_id"), ("account", "account_id")) if field in c]
     value = money(c["value_micros"], c["currency"])
-    if c["status"] == "retracted" and "stated_value_micros" in c:
-        value = f"{value}, before it was {money(c['stated_value_micros'], c['currency'])}"
+    if c["status"] in ("retracted", "not_first") and "stated_value_micros" in c:
+        before = "before it was" if c["status"] == "retracted" else "stated is"
+        value = f"{value}, {before} {money(c['stated_value_micros'], c['currency'])}"
     rows = [("conversion", f"{c['conversion_id']} ({c['conversion_type']})"), ("at", moment(c["converted_at"])), *who]
     rows += [("value", value), ("status", c["status"]), ("policy", c["policy_version"])]
     if journey is not None:

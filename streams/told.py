@@ -33,6 +33,7 @@ WHY_SHARE = {
     "weight_zero": "nothing by this rule",
     "unattributed": "no touch counts",
     "retracted": "taken back",
+    "not_first": "not the first of its type",
 }
 NOTES = {
     "differs": "what is published differs: a restatement may be on its way (ask again), or facts have left the journey",
@@ -109,6 +110,7 @@ def why_left_out(reason: str, policy: Policy, conversion_type: str, touch_type: 
         "repeat": f"repeats another touch of its {repeat}",
         "over_cap": f"not among the {policy.max_touches} most recent",
         "retracted": "the conversion was taken back",
+        "not_first": "another conversion of its type came first, and only that counts",
         "milestone": "the conversion is a milestone and gives no credits",
     }
     return texts.get(reason, reason)

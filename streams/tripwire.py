@@ -68,5 +68,6 @@ def flags_of(taken: Taken, ready: Iterable[Held], dead: Iterable[DeadLetter], to
     """
     dead_touches = {letter.offset for letter in dead if letter.topic == touches}
     dead_conversions = {letter.offset for letter in dead if letter.topic != touches}
-    offsets = sorted([*(touch[0] for touch in taken.touches), *dead_touches])
+    good = (*(touch[0] for touch in taken.touches), *(offset for offset, _ in taken.filtered))
+    offsets = sorted([*good, *dead_touches])
     return [o in dead_touches for o in offsets] + [held.offset in dead_conversions for held in ready]

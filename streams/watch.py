@@ -8,6 +8,7 @@ from typing import Any
 
 from prometheus_client import CollectorRegistry
 
+from models.filters import NO_FILTERS, Filters
 from models.policy import Policy
 from streams.metrics import Metrics
 from streams.report import BatchReport
@@ -26,10 +27,18 @@ ASK_STORE_TIMEOUT_S = 5.0
 class Watch:
     """Collects what steps report, and answers `/metrics`, `/livez` and `/readyz`."""
 
-    def __init__(self, policy: Policy) -> None:
+    def __init__(self, policy: Policy, filters: Filters = NO_FILTERS) -> None:
         self.registry = CollectorRegistry()
         names = [attribution_model.name for attribution_model in policy.models]
-        self.metrics = Metrics(self.registry, attribution_models=names, version=version("touchstream"))
+        self.metrics = Metrics(
+            self.registry,
+            attribution_models=names,
+            version=version("touchstream"),
+            filters=[
+                *(("touch", *filtered) for filtered, _ in filters.touches),
+                *(("conversion", *filtered) for filtered, _ in filters.conversions),
+            ],
+        )
         self.health = Health()
         self._names = names
         self._trip = DeadLetterTrip()
@@ -48,8 +57,9 @@ class Watch:
             report.credited_by_model.update(dict.fromkeys(self._names, report.credited))
         self.metrics.record(report, int(time.time() * 1000))
         dead = report.touches_dead + report.conversions_dead
-        good = report.touches_accepted + report.touches_duplicate + report.conversions_accepted
-        self._trip.add(good + dead + report.conversions_duplicate, dead)
+        good = report.touches_accepted + report.touches_duplicate + report.touches_filtered
+        good += report.conversions_accepted + report.conversions_duplicate + report.conversions_filtered
+        self._trip.add(good + dead, dead)
 
     async def start(self, settings: WebSettings, number: int, owner: Any, store: Any) -> None:
         """Open the port and begin to look. Raises ConnectError where a configured port is taken."""

@@ -22,6 +22,7 @@ from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
 from state.store import Unreachable
+from streams.claiming import ELSEWHERE
 from streams.errors import ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
 from streams.processor import StartError, leave
 from streams.report import BatchReport
@@ -74,9 +75,9 @@ def main() -> None:
 
 
 def _new_loop() -> asyncio.AbstractEventLoop:
-    import uvloop  # noqa: PLC0415
+    from streams.loop import Loop  # noqa: PLC0415
 
-    loop: asyncio.AbstractEventLoop = uvloop.new_event_loop()
+    loop: asyncio.AbstractEventLoop = Loop()
     return loop
 
 
@@ -89,7 +90,7 @@ async def _run(settings: Settings, totals: Totals, number: int) -> int:
     from streams.watch import Watch  # noqa: PLC0415
 
     stop = _stop_on_signals(asyncio.get_running_loop())
-    watch = Watch(settings.policy())
+    watch = Watch(settings.policy(), settings.compiled_filters())
 
     def report(step: BatchReport) -> None:
         totals.add(step)
@@ -147,8 +148,7 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 def _say(failure: BaseException) -> int:
     """Print the block of what ended the worker; its exit code."""
     if isinstance(failure, (StartError, CoPartitioningError)):
-        fix = "use a new kafka.prefix and replay into it, or bring back the store that belongs to these topics"
-        fix = getattr(failure, "fix", "") or fix
+        fix = getattr(failure, "fix", "") or ELSEWHERE
         failure = RunFailed("T222", "the worker cannot start on this state", why=str(failure), fix=fix)
     elif isinstance(failure, Unreachable | RedisError):
         failure = ConnectError("T302", "Redis does not answer", why=str(failure))

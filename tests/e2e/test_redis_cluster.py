@@ -1,7 +1,9 @@
 """The product on a Redis Cluster: the same credits, over a failover and a move of slots as well."""
 
 import asyncio
+import json
 import time
+import tomllib
 import uuid
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,9 +16,9 @@ from redis.crc import key_slot
 from state import keys
 from state.redis_store import RedisStore
 from state.store import Lost, Unreachable, Writes
-from streams import acls, topics
+from streams import acls, embedded, topics
 from streams.settings import load_settings
-from tests.support import credited, servers
+from tests.support import credited, oracle, product, servers, worlds
 
 pytestmark = pytest.mark.slow
 PARTITIONS = 6
@@ -90,6 +92,32 @@ def test_a_run_on_three_nodes_gives_the_same_credits(
 ) -> None:
     """Workers on Apache Kafka and a three-node cluster give the oracle's credits."""
     assert run(kafka.url, cluster, tmp_path, seed, meanwhile=lambda: None) > 0
+
+
+def test_a_replay_leaves_no_key_on_any_node(
+    embedded_broker: embedded.Broker, cluster: servers.RedisCluster, tmp_path: Path, seed: int
+) -> None:
+    """`replay --redis` on a cluster gives the oracle's credits, counts what is left there, and leaves no key."""
+    world = worlds.draw(seed, people=40)
+    # Nothing but the look into what is left at the end can count the second of these.
+    touches = [*world.touches, *[{**world.touches[0], "person_id": "never-converts"}] * 2]
+    creates = [c for c in world.conversions if "action" not in c]
+    conversions = list({c["conversion_id"]: c for c in creates}.values())
+    config = credited.ATTRIBUTION + "[redis]\ncluster = true\n"
+    there = ("--broker", embedded_broker.url, "--redis", cluster.primaries[1].url, "--json")
+    done = product.replay(tmp_path, worlds.lines(touches), worlds.lines(conversions), config, *there)
+    views = done.rows(), oracle.final_view(touches, conversions, tomllib.loads(config))
+    got, expected = (oracle.comparable(view, without=(*oracle.NOT_THE_ORACLES, "reason")) for view in views)
+    assert expected
+    assert got == expected
+    unique = {(touch["person_id"], touch["event_id"]) for touch in touches}
+    assert json.loads(done.finished.stdout)["duplicates"] == len(touches) - len(unique)
+    infos = []
+    for node in cluster.primaries:
+        with node.client() as client:
+            infos.append((client.dbsize(), client.info("commandstats").get("cmdstat_evalsha", {}).get("calls", 0)))
+    assert sum(calls for _, calls in infos) > 0, "the cluster was never written to"
+    assert [size for size, _ in infos] == [0, 0, 0]
 
 
 def test_a_failover_costs_no_credit(

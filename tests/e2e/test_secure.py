@@ -2,95 +2,30 @@
 
 import asyncio
 import json
-import shlex
-import uuid
 from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import pytest
-from confluent_kafka.admin import (
-    AclBinding,
-    AclOperation,
-    AclPermissionType,
-    AdminClient,
-    ResourcePatternType,
-    ResourceType,
-)
 from redis import Redis
 
 from state.redis_store import RedisStore
 from state.store import StoreError, Writes
-from streams import acls, topics
+from streams import acls
 from streams.errors import ConnectError
 from streams.settings import Settings, load_settings
 from tests.support import credited, product, servers
+from tests.support import secured as support
 from tests.support.certificates import Authority
+from tests.support.secured import PARTITIONS, PASSWORD, REDIS_PASSWORD, USER, Secured
 
-USER, PASSWORD, REDIS_PASSWORD = "worker", "scram pass/word", "a:b@c/d#e%41é"
-PARTITIONS = 3
-RESOURCES = {
-    "topic": ResourceType.TOPIC,
-    "group": ResourceType.GROUP,
-    "transactional-id": ResourceType.TRANSACTIONAL_ID,
-}
-OPERATIONS = {
-    "Read": AclOperation.READ,
-    "Write": AclOperation.WRITE,
-    "Create": AclOperation.CREATE,
-    "Describe": AclOperation.DESCRIBE,
-    "DescribeConfigs": AclOperation.DESCRIBE_CONFIGS,
-    "AlterConfigs": AclOperation.ALTER_CONFIGS,
-}
-PATTERNS = {"literal": ResourcePatternType.LITERAL, "prefixed": ResourcePatternType.PREFIXED}
-WAIT_S = 30.0
 MINE = b"token-mine"
-
-
-@dataclass
-class Secured:
-    """The two servers, and a file of settings for a prefix of its own, without rights so far."""
-
-    kafka: servers.SecureKafka
-    redis: servers.SecureRedis
-    config: Path
-    prefix: str
-
-    @property
-    def env(self) -> dict[str, str]:
-        return {
-            "TOUCHSTREAM_KAFKA__SECURITY__PASSWORD": PASSWORD,
-            "TOUCHSTREAM_REDIS__URL": self.redis.url_of(USER, REDIS_PASSWORD),
-        }
-
-    def settings(self) -> Settings:
-        """As the worker has them."""
-        return load_settings(self.config, {}, self.env)
-
-    def touchstream(self, *arguments: object, **env: str) -> product.Finished:
-        """The command with this file; `env` on top."""
-        return product.touchstream(*arguments, "--config", self.config, env={**self.env, **env})
-
-    def printed(self) -> list[str]:
-        """The lines of `topics plan --acls`."""
-        done = self.touchstream("topics", "plan", "--acls")
-        assert done.code == 0, done.said()
-        assert PASSWORD not in done.stdout
-        assert REDIS_PASSWORD not in done.stdout
-        return done.stdout.splitlines()
 
 
 @pytest.fixture(scope="module")
 def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.SecureKafka, servers.SecureRedis]]:
-    try:
-        servers.jars()
-        servers.redis_binary()
-        authority = Authority(tmp_path_factory.mktemp("authority"))
-    except servers.MissingServer as error:
-        pytest.skip(str(error))
+    authority = support.authority(tmp_path_factory.mktemp("authority"))
     cert = authority.server("server")
     users = {USER: PASSWORD}
     with (
@@ -103,85 +38,21 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[servers.Sec
 @pytest.fixture
 def secured(pair: tuple[servers.SecureKafka, servers.SecureRedis], tmp_path: Path) -> Secured:
     kafka, redis = pair
-    prefix = f"secure-{uuid.uuid4().hex[:10]}"
-    config = tmp_path / "touchstream.toml"
-    config.write_text(f"""{credited.ATTRIBUTION}
-[kafka]
-broker = "{kafka.secure_url}"
-prefix = "{prefix}"
-[kafka.security]
-ca_file = "{kafka.ca}"
-mechanism = "SCRAM-SHA-512"
-username = "{USER}"
-""")
-    return Secured(kafka, redis, config, prefix)
-
-
-def make_topics(secured: Secured) -> None:
-    """As an administrator would, through the open listener."""
-    overrides = {"kafka.broker": secured.kafka.url, "kafka.prefix": secured.prefix}
-    asyncio.run(topics.apply(load_settings(None, overrides, {}), PARTITIONS))
-
-
-def bindings(line: str) -> list[AclBinding]:
-    """What a printed `kafka-acls.sh` line grants."""
-    words = shlex.split(line)
-    options: dict[str, list[str]] = {}
-    for name, value in pairwise(words):
-        if name.startswith("--"):
-            options.setdefault(name[2:], []).append(value)
-    (resource,) = options.keys() & RESOURCES.keys()
-    (pattern,), (principal,) = options["resource-pattern-type"], options["allow-principal"]
-    return [
-        AclBinding(
-            RESOURCES[resource], options[resource][0], PATTERNS[pattern], principal, "*",
-            OPERATIONS[operation], AclPermissionType.ALLOW,
-        )
-        for operation in options["operation"]
-    ]  # fmt: skip
-
-
-def grant(secured: Secured, *uses: str) -> None:
-    """Make exactly the rights that are printed for these uses, in Kafka and in Redis."""
-    granted: list[AclBinding] = []
-    use = ""
-    for line in secured.printed():
-        if line.startswith("# Kafka: "):
-            use = next(name for name, title in acls.USES.items() if line.endswith(title))
-        elif line.startswith("kafka-acls.sh") and use in uses:
-            granted += bindings(line)
-        elif line.startswith("ACL SETUSER"):
-            set_user(secured, [word.replace("PASSWORD", REDIS_PASSWORD) for word in shlex.split(line)])
-    if not granted:
-        return
-    admin = AdminClient({"bootstrap.servers": secured.kafka.bootstrap})
-    for future in admin.create_acls(granted, request_timeout=WAIT_S).values():
-        future.result(WAIT_S)
-
-
-def set_user(secured: Secured, words: list[str]) -> None:
-    with Redis.from_url(secured.redis.url) as admin:
-        admin.execute_command(*words)
-        admin.execute_command("ACL LOG", "RESET")
-
-
-def refused(secured: Secured) -> set[str]:
-    """What Redis has refused to the worker's user since its rights were made."""
-    with Redis.from_url(secured.redis.url) as admin:
-        return {str(entry["object"]).lower() for entry in admin.acl_log()}
+    security = {"ca_file": str(kafka.ca), "mechanism": "SCRAM-SHA-512", "username": USER}
+    return support.secured(tmp_path, kafka, [redis], kafka.secure_url, security, {"password": PASSWORD})
 
 
 @pytest.mark.slow
 def test_a_run_with_exactly_the_printed_rights(secured: Secured, seed: int) -> None:
     """Over TLS with passwords and only what is printed: doctor is content, and a run gives the oracle's credits."""
-    make_topics(secured)
-    grant(secured, "run", "doctor")
+    secured.make_topics()
+    secured.grant("run", "doctor")
     doctor = secured.touchstream("doctor", "--json")
     assert doctor.code == 0, doctor.said()
     assert {check["status"] for check in checks_of(doctor)} == {"ok"}, doctor.said()
     with Redis.from_url(secured.redis.url) as store:
         assert credited.check_run(secured.config, secured.kafka.url, store, secured.prefix, seed, env=secured.env) > 0
-    assert refused(secured) == set()
+    assert secured.refused() == set()
 
 
 def checks_of(done: product.Finished) -> list[dict[str, Any]]:
@@ -192,8 +63,8 @@ def checks_of(done: product.Finished) -> list[dict[str, Any]]:
 @pytest.mark.slow
 def test_a_run_needs_no_rights_of_the_doctor(secured: Secured, seed: int) -> None:
     """The rights printed for `run` alone are enough for a run."""
-    make_topics(secured)
-    grant(secured, "run")
+    secured.make_topics()
+    secured.grant("run")
     with Redis.from_url(secured.redis.url) as store:
         assert credited.check_run(secured.config, secured.kafka.url, store, secured.prefix, seed, env=secured.env) > 0
 
@@ -201,7 +72,7 @@ def test_a_run_needs_no_rights_of_the_doctor(secured: Secured, seed: int) -> Non
 @pytest.mark.slow
 def test_topics_are_made_with_the_rights_of_apply(secured: Secured) -> None:
     """With what is printed for `doctor` and `apply`, topics are created and mended; plan then finds nothing to do."""
-    grant(secured, "doctor", "apply")
+    secured.grant("doctor", "apply")
     made = secured.touchstream("topics", "apply", "--partitions", PARTITIONS)
     assert made.code == 0, made.said()
     longer = secured.touchstream("topics", "apply", "--set", "attribution.lookback=300d")
@@ -245,8 +116,8 @@ def test_redis_commands_follow_the_settings(given: dict[str, Any], more: set[str
 @pytest.mark.slow
 def test_a_wrong_password_of_kafka_is_said(secured: Secured) -> None:
     """A wrong password ends `run` with 3 and a block that says who was refused and where."""
-    make_topics(secured)
-    grant(secured, "run")
+    secured.make_topics()
+    secured.grant("run")
     done = secured.touchstream("run", TOUCHSTREAM_KAFKA__SECURITY__PASSWORD="wrong")
     assert done.code == 3, done.said()
     assert "error[T304]" in done.stderr, done.said()
@@ -259,8 +130,8 @@ def test_a_wrong_password_of_kafka_is_said(secured: Secured) -> None:
 @pytest.mark.slow
 def test_a_wrong_password_of_redis_is_said(secured: Secured) -> None:
     """A wrong password ends `run` with 3 and a block with Redis' own words, and never shows the password."""
-    make_topics(secured)
-    grant(secured, "run")
+    secured.make_topics()
+    secured.grant("run")
     done = secured.touchstream("run", TOUCHSTREAM_REDIS__URL=secured.redis.url_of(USER, "wrongwrong"))
     assert done.code == 3, done.said()
     assert "error[T302]" in done.stderr, done.said()
@@ -284,8 +155,8 @@ def test_a_foreign_authority_is_refused(secured: Secured, tmp_path: Path) -> Non
 @pytest.mark.slow
 def test_a_foreign_authority_of_redis_is_refused(secured: Secured, tmp_path: Path) -> None:
     """The same for Redis: `run` ends with 3 and says that the certificate is not trusted."""
-    make_topics(secured)
-    grant(secured, "run")
+    secured.make_topics()
+    secured.grant("run")
     (tmp_path / "other").mkdir()
     url = secured.redis.url_of(USER, REDIS_PASSWORD).replace(
         str(secured.redis.ca), str(Authority(tmp_path / "other").ca)
@@ -328,21 +199,21 @@ async def everything(secured: Secured) -> None:
 @pytest.mark.slow
 def test_every_printed_command_of_redis_is_needed(secured: Secured) -> None:
     """With all printed commands Redis refuses nothing; with any one of them taken away it refuses that one."""
-    make_topics(secured)
-    grant(secured, "run", "doctor")
+    secured.make_topics()
+    secured.grant("run", "doctor")
     asyncio.run(everything(secured))
-    assert refused(secured) == set()
+    assert secured.refused() == set()
     for command in acls.redis_commands(secured.settings()):
-        set_user(secured, ["ACL", "SETUSER", USER, f"-{command}"])
+        secured.set_user(["ACL", "SETUSER", USER, f"-{command}"])
         asyncio.run(everything(secured))
-        assert command in refused(secured), command
-        set_user(secured, ["ACL", "SETUSER", USER, f"+{command}"])
+        assert command in secured.refused(), command
+        secured.set_user(["ACL", "SETUSER", USER, f"+{command}"])
 
 
 @pytest.mark.slow
 def test_keys_of_others_are_out_of_reach(secured: Secured) -> None:
     """The printed pattern covers the keys of this prefix alone."""
-    grant(secured)
+    secured.grant()
     with Redis.from_url(secured.redis.url) as admin:
         for key, allowed in ((f"{{{secured.prefix}:12}}:owner", True), (f"{{{secured.prefix}x:1}}:owner", False),
                              (f"{secured.prefix}", False), ("other", False)):  # fmt: skip

@@ -48,6 +48,14 @@ POLICIES: list[Row] = [
         }
     },
     {"attribution": {"models": ["inverse_j", "linear"], "max_touches": 2, "repeats": "last_of_channel"}},
+    {
+        "attribution": {
+            "models": ["linear", "last_touch"],
+            "touch_reuse": "reset_after_conversion",
+            "allowed_lateness": "60d",
+        },
+        "conversions": {"order": {"count": "first"}, "conversion": {"count": "first"}},
+    },
     {"attribution": {"models": ["linear", "fast"], "journey": "account", "lookback": "45d"}}
     | {"models": {"fast": {"kind": "time_decay", "half_life": "1m"}}},
 ]
@@ -81,7 +89,7 @@ def as_published(found: Explanation, attribution_model: str) -> list[tuple[Any, 
             part.value_micros,
             part.reason,
             one.additive,
-            found.status,
+            "retracted" if found.status == "not_first" else found.status,
             found.value_micros,
             found.path_length,
             found.path_truncated,
@@ -276,3 +284,16 @@ def test_the_explained_inputs_stay_as_they_are() -> None:
     before: Sequence[JourneyTouch] = list(told.accepted)
     assert told.explained() == told.explained()
     assert told.accepted == before
+
+
+def test_a_conversion_that_gave_way_says_so() -> None:
+    """Its value is 0 beside the one that was stated, its touches are left out for that reason, and credits agree."""
+    told = Told({"attribution": {"models": ["linear"]}, "conversions": {"order": {"count": "first"}}})
+    told.take(*draw("a@-9d > conversion:order=3@-8d > b@-2d > conversion:order=5").facts)
+    found = told.explained("c2")
+    assert (found.status, found.value_micros, found.conversion.value_micros) == ("not_first", 0, 5_000_000)
+    assert reasons(found) == {"t1": "not_first", "t2": "not_first"}
+    assert as_published(found, "linear") == [
+        tuple(row[field] for field in FIELDS) for row in told.published("c2", "linear")
+    ]
+    assert told.explained("c1").status == "credited"

@@ -4,10 +4,12 @@ import json
 from typing import Any
 
 import pytest
+from pydantic import TypeAdapter
 
+from models.filters import Filters, FilterTables
 from models.journey import read_frames
 from models.outcome import Reason
-from streams.decode import Decoder, Taken
+from streams.decode import Decoder, HeldFiltered, Taken
 from streams.publish import DeadLetter
 from tests.support.drawn import NOW_MS
 from tests.support.fakes import LogRecord
@@ -157,3 +159,62 @@ def test_nothing_taken_is_false() -> None:
     assert touches(record(0, b"ada", touch_json()))
     assert touches(record(0, b"ada", b"{"))
     assert conversions(record(0, b"ada", b"{"))
+
+
+def filtering(*tables: dict[str, Any]) -> Decoder:
+    filters = Filters.of(TypeAdapter(FilterTables).validate_python(list(tables)))
+    return Decoder("touches", "conversions", False, filters)
+
+
+NO_CONSENT = {
+    "name": "no consent",
+    "reason": "consent",
+    "drop": "touch",
+    "when": [{"field": "properties.consent", "equals": "granted", "negate": True}],
+}
+TEST_ORDERS = {
+    "name": "test orders",
+    "reason": "test",
+    "drop": "conversion",
+    "when": [{"field": "properties.email", "ends_with": "@example.com"}],
+}
+
+
+def test_a_filtered_touch_is_counted_and_goes_nowhere() -> None:
+    """It is neither taken nor dead; its offset and the filter that dropped it are known."""
+    taken = Taken()
+    granted, denied = ({"consent": said} for said in ("granted", "denied"))
+    values = [touch_json(properties=granted), touch_json(properties=denied), touch_json(), touch_json(event_id=None)]
+    filtering(NO_CONSENT, TEST_ORDERS).touches([record(n, b"ada", v) for n, v in enumerate(values)], 3, taken)
+    assert [offset for offset, *_ in taken.touches] == [0]
+    assert taken.filtered == [(1, ("no consent", "consent")), (2, ("no consent", "consent"))]
+    assert [letter.reason for letter in taken.dead] == [Reason.MISSING_FIELD]
+    assert Taken(filtered=taken.filtered)
+
+
+def test_a_filtered_conversion_keeps_its_place_in_the_gate() -> None:
+    """Nothing comes of it, but what lies behind it may not be committed before what lies in front."""
+    taken = Taken()
+    values = [conversion_json(), conversion_json(properties={"email": "qa@Example.com"}), conversion_json()]
+    filtering(NO_CONSENT, TEST_ORDERS).conversions([record(n, b"ada", v) for n, v in enumerate(values)], 3, taken)
+    assert [(held.offset, held.event is None, held.dead) for held in taken.conversions] == [
+        (0, False, None),
+        (1, True, None),
+        (2, False, None),
+    ]
+    held = taken.conversions[1]
+    assert isinstance(held, HeldFiltered)
+    assert held.filtered == ("test orders", "test")
+
+
+@pytest.mark.parametrize(("key", "value"), [(None, b"GOOD"), (b"bob", b"GOOD"), (b"ada", b"{")])
+def test_a_dead_letter_wins_over_a_filter(key: bytes | None, value: bytes) -> None:
+    """What a filter would drop has to be valid first: it cannot hide what is wrong with a producer."""
+    everything = {"name": "all", "drop": "both", "when": [{"field": "type", "present": True}]}
+    taken = Taken()
+    decoder = filtering(everything)
+    for make, decode in ((touch_json, decoder.touches), (conversion_json, decoder.conversions)):
+        decode([record(0, key, make() if value == b"GOOD" else value)], 3, taken)
+    assert len(taken.dead) == 1
+    assert [held.dead is not None for held in taken.conversions] == [True]
+    assert taken.filtered == []

@@ -39,7 +39,8 @@ def test_counts_of_a_step_are_added() -> None:
     registry, metrics = build()
     report = BatchReport(3)
     names = [f"{event}{'es' if event == 'touch' else 's'}_{outcome}" for event in EVENTS for outcome in OUTCOMES]
-    sums = "mismatched misrouted credits tombstones restated unattributed retracted milestones transactions replayed"
+    sums = "mismatched misrouted credits tombstones restated unattributed retracted milestones uncounted"
+    sums += " transactions replayed"
     for number, name in enumerate([*names, *sums.split()], start=1):
         setattr(report, name, number)
     report.dead_by_reason["invalid-json"] = 40
@@ -49,11 +50,26 @@ def test_counts_of_a_step_are_added() -> None:
     for number, (event, outcome) in enumerate(((e, o) for e in EVENTS for o in OUTCOMES), start=1):
         assert value(registry, "events_total", type=event, outcome=outcome) == 2 * number
     shown = "mismatched_sums misrouted credits_published tombstones restatements unattributed retracted milestones"
-    for number, name in enumerate([*shown.split(), "transactions", "replayed"], start=9):
+    for number, name in enumerate([*shown.split(), "uncounted", "transactions", "replayed"], start=1 + len(names)):
         assert value(registry, f"{name}_total") == 2 * number
     assert value(registry, "dead_letters_total", reason="invalid-json") == 80
     assert value(registry, "conversions_credited_total", attribution_model="linear") == 100
     assert value(registry, "conversions_credited_total", attribution_model="last_touch") == 0
+
+
+def test_filtered_records_are_counted_under_the_configured_names() -> None:
+    """Each filter has a series for each kind of record that it can drop, at 0 from the start."""
+    registry = CollectorRegistry()
+    known = [("touch", "office", "internal"), ("conversion", "office", "internal")]
+    metrics = Metrics(registry, attribution_models=[], version="1", filters=known)
+    touch, conversion = ({"type": kind, "filter": "office", "reason": "internal"} for kind, *_ in known)
+    assert (value(registry, "filtered_total", **touch), value(registry, "filtered_total", **conversion)) == (0, 0)
+    report = BatchReport(0, touches_filtered=3)
+    report.filtered["touch", "office", "internal"] = 3
+    for _ in range(2):
+        metrics.record(report, NOW_MS)
+    assert (value(registry, "filtered_total", **touch), value(registry, "filtered_total", **conversion)) == (6, 0)
+    assert value(registry, "events_total", type="touch", outcome="filtered") == 6
 
 
 def test_everything_known_shows_zero_from_the_start() -> None:

@@ -3,9 +3,12 @@
 import json
 import re
 from pathlib import Path
+from typing import get_args
 
 import pytest
 
+from models.filters import OF_CONVERSION, OF_TOUCH, ConditionTable, FilterTable
+from models.filters import Reason as FilterReason
 from streams.errors import SettingsError, render
 from streams.settings import Settings, addresses, load_settings
 from streams.settings_sources import Layer as Source
@@ -102,12 +105,74 @@ def test_every_unknown_key_is_told_with_its_line_and_the_nearest_name(tmp_path: 
         ("[models.position_based]\nfirst = 0.6\nlast = 0.6\n", "more than 1"),
         ('[attribution]\nmodels = ["linaer"]\n', "did you mean 'linear'"),
         ("[web]\nport = 70000\n", "65535"),
+        ('[conversions.lead]\ncredited = false\ncount = "first"\n', "credited = false that none are"),
+        ('[conversions.order]\ncount = "frist"\n', "'every' or 'first'"),
         ('[redis]\nurl = "redis://h/2"\ncluster = true\n', "database 0 only"),
     ],
 )
 def test_values_that_cannot_be_are_refused_with_a_reason(tmp_path: Path, text: str, told: str) -> None:
     """Each wrong value is refused with exit code 2 and words that say what is right."""
     assert told in refused(write(tmp_path, text))
+
+
+FILTERS = """
+[[filters]]
+name = "test orders"
+drop = "conversion"
+[[filters.when]]
+field = "properties.email"
+ends_with = "@example.com"
+
+[[filters]]
+name = "internal"
+drop = "both"
+[[filters.when]]
+field = "type"
+equals = "x"
+[[filters.when]]
+field = "properties.ip"
+start_with = "10."
+
+[[filters]]
+name = "consent"
+drop = "touch"
+reason = "consnt"
+when = [{ field = "properties.consent", equals = "granted", negat = true }]
+
+[[filters]]
+name = "nowhere"
+drop = "conversion"
+[[filters.when]]
+field = "chanel"
+equals = "x"
+"""
+
+
+def test_what_is_wrong_with_a_filter_is_told_with_the_line_of_that_filter(tmp_path: Path) -> None:
+    """Of several filters with the same keys, the one at fault is named by its line."""
+    path = write(tmp_path, FILTERS)
+    blocks = refused(path)
+    for line, key, told in (
+        (17, "filters.when.start_with", "did you mean 'starts_with'?"),
+        (22, "filters.reason", "'test', 'internal', 'consent' or 'other'"),
+        (23, "filters.when.negat", "did you mean 'negate'?"),
+        (25, "filters", "conversions have no field 'chanel'"),
+    ):
+        assert f"where: {path}:{line}, {key}" in blocks
+        assert told in blocks
+    assert blocks.count("error[") == 4
+
+
+def test_filters_are_read_from_a_file_and_from_the_environment(tmp_path: Path) -> None:
+    """In the order in which they stand; in the environment they are JSON, and take the place of those in the file."""
+    text = FILTERS.replace("start_with", "starts_with").replace("consnt", "consent").replace("negat =", "negate =")
+    path = write(tmp_path, text.replace("chanel", "action"))
+    read = load_settings(path, environ={})
+    assert [each.name for each in read.filters] == ["test orders", "internal", "consent", "nowhere"]
+    assert [filtered.name for filtered, _ in read.compiled_filters().touches] == ["internal", "consent"]
+    assert read.policy() == Settings().policy(), "filters are no part of the policy"
+    environ = {"TOUCHSTREAM_FILTERS": '[{"name":"a","drop":"touch","when":[{"field":"type","equals":"x"}]}]'}
+    assert [each.name for each in load_settings(path, environ=environ).filters] == ["a"]
 
 
 def test_a_file_that_is_no_toml_is_told_with_its_line(tmp_path: Path) -> None:
@@ -308,6 +373,28 @@ def test_every_setting_is_documented(section: str) -> None:
     assert missing == []
 
 
+def test_every_setting_of_a_filter_is_documented() -> None:
+    """docs/counting.md names each key of a filter and of a condition, each field, and each reason."""
+    text = (Path(__file__).parents[2] / "docs" / "counting.md").read_text(encoding="utf-8")
+    names = [
+        *FilterTable.model_fields,
+        *ConditionTable.model_fields,
+        *OF_TOUCH,
+        *OF_CONVERSION,
+        *get_args(FilterReason),
+    ]
+    assert [name for name in names if f"`{name}`" not in text] == []
+
+
+def test_the_filters_in_the_documentation_are_accepted(tmp_path: Path) -> None:
+    """The files shown in docs/counting.md are read without an error."""
+    text = (Path(__file__).parents[2] / "docs" / "counting.md").read_text(encoding="utf-8")
+    examples = [part.partition("```")[0] for part in text.split("```toml\n")[1:]]
+    for example in examples:
+        load_settings(write(tmp_path, example), environ={})
+    assert sum(example.count("[[filters]]") for example in examples) >= 3
+
+
 def test_the_documented_example_is_accepted(tmp_path: Path) -> None:
     """The file shown in docs/configuration.md is read without an error."""
     example = documented().partition("```toml\n")[2].partition("```")[0]
@@ -318,7 +405,8 @@ def test_the_documented_example_is_accepted(tmp_path: Path) -> None:
 def test_the_documented_defaults_are_those_of_the_code() -> None:
     """Each row of the tables in docs/configuration.md gives the default that holds without a file."""
     rows = re.findall(r"^\| `([a-z_]+)` \| `([^`]+)` \|", documented(), re.MULTILINE)
-    values = {key: value for table in Settings().model_dump(mode="json").values() for key, value in table.items()}
+    tables = [table for table in Settings().model_dump(mode="json").values() if isinstance(table, dict)]
+    values = {key: value for table in tables for key, value in table.items()}
     wrong = {key: (told, values[key]) for key, told in rows if told not in (str(values[key]), json.dumps(values[key]))}
     assert len(rows) > 25
     assert wrong == {}

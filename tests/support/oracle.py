@@ -134,7 +134,7 @@ def accepted_conversions(records: Sequence[Record], policy: Policy) -> list[Reco
 
 def _corrected(create: Record, corrections: Sequence[Record], policy: Policy) -> Record:
     settings = {**DEFAULTS, **policy.get("attribution", {})}
-    rules = policy.get("conversions", {}).get(text(create.get("type")) or "conversion", {})
+    rules = policy.get("conversions", {}).get(_type_of(create), {})
     honoured_ms = duration_ms(settings["corrections"])
     heard = [c for c in corrections if abs(c["_record_ms"] - create["_record_ms"]) <= honoured_ms]
     value, currency = create.get("value"), create.get("currency")
@@ -153,6 +153,26 @@ def _corrected(create: Record, corrections: Sequence[Record], policy: Policy) ->
     }
 
 
+def gives_way(conversion: Record, accepted: Sequence[Record], policy: Policy) -> bool:
+    """Under `count = "first"`: an earlier one of its type was not taken back, and its record is near enough."""
+    name = _type_of(conversion)
+    if policy.get("conversions", {}).get(name, {}).get("count", "every") == "every":
+        return False
+    corrections = policy.get("attribution", {}).get("corrections", DEFAULTS["corrections"])
+    reach_ms = max(duration_ms(corrections), _waited_ms(policy))
+    return any(
+        _type_of(other) == name
+        and not other["_retracted"]
+        and (other["_at"], other["conversion_id"]) < (conversion["_at"], conversion["conversion_id"])
+        and abs(other["_record_ms"] - conversion["_record_ms"]) <= reach_ms
+        for other in accepted
+    )
+
+
+def _type_of(conversion: Record) -> str:
+    return text(conversion.get("type")) or "conversion"
+
+
 # From journey to path
 
 
@@ -163,7 +183,8 @@ def path_of(
     settings = {**DEFAULTS, **policy.get("attribution", {})}
     path = [t for t in touches if _in_window(t, conversion, settings) and _in_time(t, conversion, policy)]
     if settings["touch_reuse"] == "reset_after_conversion":
-        before = _previous_conversion_ms(conversion, accepted, settings)
+        counted = [c for c in accepted if not gives_way(c, accepted, policy)]
+        before = _previous_conversion_ms(conversion, counted, settings)
         path = [t for t in path if before is None or t["_at"] > before]
     excluded = {name.casefold() for name in settings["exclude_channels"]}
     path = [t for t in path if _channel(t).casefold() not in excluded]
@@ -191,10 +212,13 @@ def _longest_lookback_ms(policy: Policy) -> int:
 
 def _in_time(touch: Record, conversion: Record, policy: Policy) -> bool:
     """Record times: a touch is late once it lies further behind the conversion than both waits."""
+    return bool(touch["_record_ms"] <= conversion["_record_ms"] + _waited_ms(policy))
+
+
+def _waited_ms(policy: Policy) -> int:
     lateness = policy.get("attribution", {}).get("allowed_lateness", DEFAULTS["allowed_lateness"])
     settle = policy.get("processing", {}).get("settle", "250ms")
-    waited_ms = max(duration_ms(lateness), duration_ms(settle))
-    return bool(touch["_record_ms"] <= conversion["_record_ms"] + waited_ms)
+    return max(duration_ms(lateness), duration_ms(settle))
 
 
 def _previous_conversion_ms(conversion: Record, accepted: Sequence[Record], settings: Policy) -> int | None:
@@ -339,6 +363,8 @@ def _credits(conversion: Record, accepted: Sequence[Record], touches: Sequence[R
         spec = spec_of(name, policy)
         if conversion["_retracted"]:
             rows.append(_row_without_touch(conversion, spec, "retracted"))
+        elif gives_way(conversion, accepted, policy):
+            rows.append({**_row_without_touch(conversion, spec, "retracted"), "reason": "not_first"})
         elif not path:
             rows.append(_row_without_touch(conversion, spec, "unattributed"))
         else:
@@ -393,7 +419,7 @@ def _row(conversion: Record, spec: Policy, status: str, touch_id: str) -> Row:
     row: Row = {
         "credit_id": "|".join(escaped(part) for part in (conversion["conversion_id"], spec["name"], touch_id)),
         "conversion_id": conversion["conversion_id"],
-        "conversion_type": text(conversion.get("type")) or "conversion",
+        "conversion_type": _type_of(conversion),
         "person_id": conversion["person_id"],
         "attribution_model": spec["name"],
         "status": status,

@@ -35,12 +35,12 @@ types: setup-dev  ## mypy, strict
 slow: setup-dev  ## real Apache Kafka (needs Java and Maven) and Debian's redis-server
 	@$(BIN)/python -m pytest -m slow
 
-check: lint types test slow  ## all of the above
+check: lint types test slow faults  ## all of the above, and a tenth of the fault suite
 
 bench: setup-dev  ## Touchstream beside its peers; writes bench/RESULTS.md
 	@$(BIN)/python bench/run.py $(TS_ARGS)
 
-faults: setup-dev  ## a tenth of the fault suite on Apache Kafka and redis-server, as a table (TS_ARGS="--full --out FILE")
+faults: setup-dev  ## a tenth of the fault suite, as a table; needs libfaketime too (TS_ARGS="--full --out FILE")
 	@$(BIN)/python -m tests.faults.run $(TS_ARGS)
 
 mutants: setup-dev  ## break one rule at a time: each must turn a test red (TS_ARGS="--only NAME")

@@ -1,6 +1,6 @@
 """Servers of the fault tests: every test runs on the embedded pair, and again, slowly, on Apache Kafka and Redis."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -52,10 +52,11 @@ def pair(request: pytest.FixtureRequest) -> Pair:
 
 @pytest.fixture
 def make(pair: Pair, tmp_path: Path, seed: int) -> Make:
-    """Makes a cluster on the pair; `redis` names another way to Redis."""
+    """Makes a cluster on the pair; `redis` names another way to Redis, `processing` changes those settings."""
 
-    def made(redis: str = "", **changes: Any) -> AbstractContextManager[Cluster]:
+    def made(redis: str = "", processing: Mapping[str, Any] = {}, **changes: Any) -> AbstractContextManager[Cluster]:
         settings = small_settings(pair.broker, redis or pair.redis)
+        settings = settings.model_copy(update={"processing": settings.processing.model_copy(update=dict(processing))})
         return cluster(settings, tmp_path, seed, **{"evict": not pair.real, **changes})
 
     return made

@@ -14,7 +14,9 @@ from tests.faults.rounds import Round, Scenario, victim
 from tests.support import worlds
 from tests.support.cluster import ADMIN_S, Wave, draw_waves
 
-LONG = partial(draw_waves, waves=150, people=700)
+LONG = partial(draw_waves, waves=300, people=1_400, quiet_touches=4_600)
+# Here the input is the fault, so all of it is sent.
+ALL = (None, None)
 LARGE = {"fetch_records": 4_000, "step_records": 8_000}
 # A transaction that hangs holds everything behind it back until the coordinator, which looks every 10 s, ends it.
 HANGS_MS = 3_000
@@ -57,9 +59,10 @@ def flood(one: Round) -> None:
     cluster.waves.insert(0, broken)
     cluster.send_wave()
     cluster.until(lambda: one.said("stands still") > 0, "the trip wire stops a partition", feeding=False)
-    at = cluster.applied()
+    stopped = [int(partition) for partition in re.findall(r"partition (\d+) stands still", cluster.said())]
+    before = cluster.applied()
     one.run_for(2.0)
-    stopped = [p for p, (before, after) in enumerate(zip(at, cluster.applied(), strict=True)) if before == after]
+    assert all(cluster.applied()[partition] == before[partition] for partition in stopped), "it did not stand still"
     accepted = asyncio.run(accept(cluster.settings))
     assert [found.partition for found in accepted if found.done == "accepted now"] == stopped, (accepted, stopped)
 
@@ -116,7 +119,7 @@ def refused_credits(one: Round) -> None:
 def bulky_waves(seed: int, names: tuple[str, str]) -> list[Wave]:
     """One person whose credits do not compress, so that only their partition's batches are large."""
     rng = random.Random(seed)
-    waves = draw_waves(seed, names, waves=150, people=400)
+    waves = draw_waves(seed, names, waves=300, people=800, quiet_touches=4_600)
     for number in range(300):
         touch: worlds.Record = {
             "event_id": rng.randbytes(120).hex(),
@@ -174,20 +177,20 @@ HOT = {"lookback": "1d", "models": ["last_touch", "linear", "time_decay"]}
 ENDLESS = {"journey_touches_max": 2 * ENDLESS_TOUCHES, "models": ["first_touch", "linear"]}
 
 SCENARIOS = (
-    Scenario("used records deleted, kill -9", deleted_once_used, 10, 2, draw=LONG),
-    Scenario("upstream transactions abort and hang", upstream_transactions, 10, 2, draw=LONG),
-    Scenario("a flood of dead letters", flood, 10, 2, draw=LONG),
-    Scenario("one credits partition refuses", refused_credits, 10, 2, draw=bulky_waves),
-    Scenario("a person with half of the traffic", go_on, 10, 2, draw=hot_waves, attribution=HOT),
+    Scenario("used records deleted, kill -9", deleted_once_used, workers=2, draw=LONG),
+    Scenario("upstream transactions abort and hang", upstream_transactions, workers=2, draw=LONG),
+    Scenario("a flood of dead letters", flood, workers=2, draw=LONG),
+    Scenario("one credits partition refuses", refused_credits, workers=2, draw=bulky_waves),
+    Scenario("a person with half of the traffic", go_on, workers=2, rest=ALL, draw=hot_waves, attribution=HOT),
     Scenario(
         "a journey of 100,000 touches",
         go_on,
-        10,
-        2,
+        workers=2,
+        rest=ALL,
         draw=endless_waves,
         attribution=ENDLESS,
         processing=LARGE,
         backlog=10_000,
     ),
-    Scenario("offsets out of range", deleted_before_read, 10, 2, draw=LONG),
+    Scenario("offsets out of range", deleted_before_read, workers=2, draw=LONG),
 )

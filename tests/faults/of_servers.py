@@ -11,7 +11,7 @@ from tests.support.cluster import draw_waves
 from tests.support.servers import redis_server
 
 # Lasts longer than any of these faults.
-LONG = partial(draw_waves, waves=150, people=1_000)
+LONG = partial(draw_waves, waves=300, people=2_000, quiet_touches=4_600)
 SLOW_S = 0.02
 TOO_LITTLE = 1  # byte of memory: every command that may need more is refused
 
@@ -132,16 +132,16 @@ def cut_connections(one: Round) -> None:
 
 
 SCENARIOS = (
-    Scenario("broker restart, clean", restart_broker, 10, 2, draw=LONG),
-    Scenario("broker restart, hard", kill_broker, 10, 2, draw=LONG),
-    Scenario("Redis restart, clean", restart_redis, 10, 2, draw=LONG),
-    Scenario("Redis restart, hard", kill_redis, 10, 2, draw=LONG),
-    Scenario("FLUSHALL", empty_redis, 10, 2, draw=LONG),
-    Scenario("older dump", older_dump, 10, 2, draw=LONG),
-    Scenario("fail-over to a stale replica", stale_replica, 10, 2, draw=LONG, relayed=True),
-    Scenario("Redis out of memory", out_of_memory, 10, 2, draw=LONG),
-    Scenario("Redis read-only", read_only, 10, 2, draw=LONG),
-    Scenario("SCRIPT FLUSH", forget_scripts, 10, 2, draw=LONG),
-    Scenario("slow connections", slow_connections, 10, 2, draw=LONG, relayed=True),
-    Scenario("cut connections", cut_connections, 10, 2, draw=LONG, relayed=True),
+    Scenario("broker restart, clean", restart_broker, workers=2, draw=LONG),
+    Scenario("broker restart, hard", kill_broker, workers=2, draw=LONG),
+    Scenario("Redis restart, clean", restart_redis, workers=2, draw=LONG),
+    Scenario("Redis restart, hard", kill_redis, workers=2, draw=LONG),
+    Scenario("FLUSHALL", empty_redis, workers=2, draw=LONG),
+    Scenario("older dump", older_dump, workers=2, draw=LONG),
+    Scenario("fail-over to a stale replica", stale_replica, workers=2, draw=LONG, relayed=True),
+    Scenario("Redis out of memory", out_of_memory, workers=2, draw=LONG),
+    Scenario("Redis read-only", read_only, workers=2, draw=LONG),
+    Scenario("SCRIPT FLUSH", forget_scripts, workers=2, draw=LONG),
+    Scenario("slow connections", slow_connections, workers=2, draw=LONG, relayed=True),
+    Scenario("cut connections", cut_connections, workers=2, draw=LONG, relayed=True),
 )

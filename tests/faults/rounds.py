@@ -21,6 +21,8 @@ from tests.support.servers import RedisServer
 DEADLINE_S = 240.0
 STARTS_MAX = 60
 FIRST_WAVES = 5
+# After a fault the load has to go on for a while, and no longer than that shows something.
+REST_WAVES = 20
 
 
 class Servers(NamedTuple):
@@ -68,6 +70,8 @@ class Scenario:
     """A fault: `play` causes it once `after` records were applied under load, and returns when it is over.
 
     rounds: of the full run. workers: that work beside each other; with 0, `play` starts them itself.
+    rest: waves sent after the fault in the small run and in the full one; None: all that were drawn.
+    evict: a sole worker that died leaves the group at once, as it would with the end of its session.
     relayed: workers come through the relays. attribution, processing: settings beside those of `small_settings`.
     backlog, pace_s: a wave of input is sent when fewer records are left to do, and so long after the last one.
     crashes: crash points of the first workers of a round.
@@ -75,9 +79,11 @@ class Scenario:
 
     name: str
     play: Callable[[Round], None]
-    rounds: int = 10
+    rounds: int = 2
     workers: int = 1
     after: int = 600
+    rest: tuple[int | None, int | None] = (REST_WAVES, REST_WAVES)
+    evict: bool = False
     draw: Draw = draw_waves
     relayed: bool = False
     backlog: int = 400
@@ -99,12 +105,12 @@ class RoundFailed(AssertionError):
     """A round that did not come to its end; the text says why and where its logs are."""
 
 
-def play(scenario: Scenario, servers: Servers, number: int, seed: int, logs: Path) -> Result:
+def play(scenario: Scenario, servers: Servers, number: int, seed: int, logs: Path, full: bool = False) -> Result:
     """One round from a prefix of its own to the verdict. Raises RoundFailed; logs of a failed round stay in `logs`."""
     folder = Path(tempfile.mkdtemp(prefix=f"{scenario.name.replace(' ', '-')}-{number}-", dir=logs))
     try:
         with _round(scenario, servers, number, seed, folder) as one:
-            _run(scenario, one)
+            _run(scenario, one, scenario.rest[full])
             result = Result(verdict.findings(one.cluster), one.stalls.longest_s(), one.recovered_s)
             at_rest = one.cluster.committed() == one.cluster.applied() == one.cluster.ends()
             assert at_rest, f"not at rest: {one.cluster.progress()}"
@@ -123,7 +129,7 @@ def play(scenario: Scenario, servers: Servers, number: int, seed: int, logs: Pat
     return result
 
 
-def _run(scenario: Scenario, one: Round) -> None:
+def _run(scenario: Scenario, one: Round, rest: int | None) -> None:
     made = one.cluster
     made.send_waves(FIRST_WAVES)
     for _ in range(scenario.workers):
@@ -135,6 +141,9 @@ def _run(scenario: Scenario, one: Round) -> None:
         assert made.waves, "all was sent before the fault"
     scenario.play(one)
     assert made.waves, "all was sent before the fault was over"
+    made.pace_s = 0.0
+    if rest is not None:
+        del made.waves[rest:]
     made.until_all_applied()
     made.stop()
 
@@ -150,7 +159,7 @@ def _round(scenario: Scenario, servers: Servers, number: int, seed: int, folder:
     if scenario.relayed:
         kafka = settings.kafka.model_copy(update={"broker": servers.kafka.relayed_url})
         changes["reach"] = settings.model_copy(update={"kafka": kafka})
-    limits = {"evict": False, "deadline_s": DEADLINE_S, "starts_max": STARTS_MAX}
+    limits = {"evict": scenario.evict, "deadline_s": DEADLINE_S, "starts_max": STARTS_MAX}
     with (
         contextlib.ExitStack() as after,
         cluster(settings, folder, seed, scenario.draw, **changes, **limits) as made,

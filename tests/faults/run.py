@@ -68,15 +68,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     logs = Path(options.logs or tempfile.mkdtemp(prefix="touchstream-faults-"))
     logs.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
+    rows: list[Row] = []
     with servers() as running:
-        rows = [
-            played(scenario, running, options.rounds or rounds_of(scenario, options.full), options.seed, logs)
-            for scenario in chosen
-        ]
-    text = report(rows, options.seed, time.monotonic() - started_s)
+        for scenario in chosen:
+            rounds = options.rounds or rounds_of(scenario, options.full)
+            rows.append(played(scenario, running, rounds, options, logs))
+            text = report(rows, options.seed, time.monotonic() - started_s)
+            if options.out:  # after each, so that a run that is cut short has something to show
+                options.out.write_text(text + "\n")
     print(text)
-    if options.out:
-        options.out.write_text(text + "\n")
     clean = all(row.is_clean for row in rows)
     if not clean:
         print(f"logs: {logs}")
@@ -106,13 +106,13 @@ def servers() -> Iterator[Servers]:
         yield Servers(kafka, kafka_door, redis, redis_door)
 
 
-def played(scenario: Scenario, servers: Servers, rounds: int, seed: int, logs: Path) -> Row:
+def played(scenario: Scenario, servers: Servers, rounds: int, options: argparse.Namespace, logs: Path) -> Row:
     """So many rounds of a scenario, one after the other, each with a seed of its own."""
-    row = Row(scenario.name)
+    row, seed, full = Row(scenario.name), options.seed, options.full
     for number in range(rounds):
         started_s = time.monotonic()
         try:
-            result = play(scenario, servers, number, seed + number, logs)
+            result = play(scenario, servers, number, seed + number, logs, full)
             row.results.append(result)
             said = "; ".join(result.found.notes) or "clean"
         except RoundFailed as error:
@@ -127,7 +127,8 @@ def report(rows: Sequence[Row], seed: int, seconds: float) -> str:
     lines = [HEAD, tuple("---" for _ in HEAD), *(tuple(row.cells()) for row in rows)]
     table = [f"| {' | '.join(cells)} |" for cells in lines]
     notes = [note for row in rows if (note := row.recovery())] + [one for row in rows for one in row.failures]
-    tail = [f"commit {_commit()}, seed {seed}, {seconds:.0f} s"]
+    conversions = sum(result.found.conversions for row in rows for result in row.results)
+    tail = [f"{conversions:,} conversions", f"commit {_commit()}, seed {seed}, {seconds:.0f} s"]
     return "\n".join([*table, "", *notes, *tail])
 
 

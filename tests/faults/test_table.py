@@ -6,8 +6,8 @@ from tests.faults import run
 from tests.faults.rounds import Result
 from tests.faults.verdict import Findings
 
-CLEAN = Result(Findings(1_000, 5_000, 0, 0, 0, []), 1.25, [9.0])
-ODD = Result(Findings(1_000, 5_000, 1, 2, 3, ["credit missing: c|linear|t"]), 0.5, [12.0])
+CLEAN = Result(Findings(1_000, 200, 5_000, 0, 0, 0, []), 1.25, [9.0])
+ODD = Result(Findings(1_000, 200, 5_000, 1, 2, 3, ["credit missing: c|linear|t"]), 0.5, [12.0])
 
 
 def test_the_table_sums_rounds() -> None:

@@ -17,10 +17,12 @@ NOTES_MAX = 3
 class Findings(NamedTuple):
     """What is wrong with the topics of a cluster at rest. All zero is the promise kept; `notes` name a few of each.
 
-    records: of the input. credits: published, tombstones left out. lost, duplicated, wrong: credits and dead letters.
+    records: of the input. conversions: those that were created. credits: published, tombstones left out.
+    lost, duplicated, wrong: credits and dead letters.
     """
 
     records: int
+    conversions: int
     credits: int
     lost: int
     duplicated: int
@@ -60,7 +62,8 @@ def findings(cluster: Cluster) -> Findings:
     lost, duplicated, wrong = missing + lost_dead, repeated + extra + surplus_dead, differing + odd
     notes = [note for kind in (lost, duplicated, wrong) for note in kind[:NOTES_MAX]]
     published = sum(record.value is not None for record in credits)
-    return Findings(records, published, len(lost), len(duplicated), len(wrong), notes)
+    created = len({c["conversion_id"] for c in conversions if c.get("action", "create") == "create"})
+    return Findings(records, created, published, len(lost), len(duplicated), len(wrong), notes)
 
 
 def history_faults(credits: Sequence[readers.Read]) -> list[str]:

@@ -50,15 +50,38 @@ class DataSet:
         return self.touches + self.conversions + self.duplicates
 
 
+@dataclass(frozen=True)
+class Naming:
+    """Whom records name, and how: touches an id under `field`, of which `start` comes before the person in their key;
+    conversions the person under `whole`. `kind` goes before the names of the topics."""
+
+    kind: str = ""
+    field: str = "person_id"
+    start: str = ""
+    whole: str = "person_id"
+
+
+PERSONS = Naming()
+USERS = Naming("raw-", "user_id", "", "user_id")
+VISITORS = Naming("raw-", "anonymous_id", "anonymous:", "user_id")
+
+
 def generate(
-    broker: str, prefix: str, touches: int, partitions: int = 4, late: float = 0.0, duplicates: float = 0.0
+    broker: str,
+    prefix: str,
+    touches: int,
+    partitions: int = 4,
+    late: float = 0.0,
+    duplicates: float = 0.0,
+    naming: Naming = PERSONS,
 ) -> DataSet:
-    """Create `<prefix>.touches` and `<prefix>.conversions` and fill them; `late` and `duplicates` are fractions.
+    """Fill `<prefix>.touches` and `<prefix>.conversions`, made where missing; `late` and `duplicates` are fractions.
 
     A late touch keeps its event time and is produced a fifth of the data set later; a duplicate is the same record
     again.
     """
-    _create(broker, [f"{prefix}.touches", f"{prefix}.conversions"], partitions)
+    touches_topic, conversions_topic = f"{prefix}.{naming.kind}touches", f"{prefix}.{naming.kind}conversions"
+    _create(broker, [touches_topic, conversions_topic], partitions)
     producer = Producer(
         {
             "bootstrap.servers": broker,
@@ -78,18 +101,19 @@ def generate(
     for i in range(touches):
         person = f"p{int(touches // 10 * draw.random() ** 1.5):07d}"
         occurred_ms = START_MS + i * 100
-        payload = encode(_touch(i, person, occurred_ms, draw))
+        key = naming.start + person
+        payload = encode({naming.field: person, **_touch(i, occurred_ms, draw)})
         seen[person] = seen.get(person, 0) + 1
         if late and spoil.random() < late:
-            waiting.append((i + touches // 5, person, payload))
+            waiting.append((i + touches // 5, key, payload))
             late_count += 1
         else:
-            producer.produce(f"{prefix}.touches", key=person, value=payload)
+            producer.produce(touches_topic, key=key, value=payload)
         if duplicates and spoil.random() < duplicates:
-            producer.produce(f"{prefix}.touches", key=person, value=payload)
+            producer.produce(touches_topic, key=key, value=payload)
             duplicate_count += 1
         if i % 20 == 19:
-            conversions.append((person, encode(_conversion(i, person, occurred_ms + 50, draw))))
+            conversions.append((person, encode({naming.whole: person, **_conversion(i, occurred_ms + 50, draw)})))
             flat += 3 * seen[person] + 2
             conversion_count += 1
         if i % 1_000 == 0:
@@ -97,11 +121,11 @@ def generate(
         if (i + 1) % CHUNK == 0:
             while waiting and waiting[0][0] <= i:
                 _, key, value = waiting.pop(0)
-                producer.produce(f"{prefix}.touches", key=key, value=value)
-            _release(producer, f"{prefix}.conversions", conversions)
+                producer.produce(touches_topic, key=key, value=value)
+            _release(producer, conversions_topic, conversions)
     for _, key, value in waiting:
-        producer.produce(f"{prefix}.touches", key=key, value=value)
-    _release(producer, f"{prefix}.conversions", conversions)
+        producer.produce(touches_topic, key=key, value=value)
+    _release(producer, conversions_topic, conversions)
     return DataSet(touches, conversion_count, 5 * conversion_count, flat, late_count, duplicate_count)
 
 
@@ -119,11 +143,10 @@ def _flush(producer: Producer) -> None:
         raise RuntimeError(f"{left} records were not produced within 60 s")
 
 
-def _touch(i: int, person: str, occurred_ms: int, draw: random.Random) -> dict[str, object]:
+def _touch(i: int, occurred_ms: int, draw: random.Random) -> dict[str, object]:
     channel = draw.choice(CHANNELS)
     return {
         "event_id": f"t{i:09d}",
-        "person_id": person,
         "occurred_at": occurred_ms,
         "channel": channel,
         "campaign": f"cmp_{draw.randrange(200):03d}",
@@ -134,11 +157,10 @@ def _touch(i: int, person: str, occurred_ms: int, draw: random.Random) -> dict[s
     }
 
 
-def _conversion(i: int, person: str, occurred_ms: int, draw: random.Random) -> dict[str, object]:
+def _conversion(i: int, occurred_ms: int, draw: random.Random) -> dict[str, object]:
     return {
         "conversion_id": f"c{i:09d}",
         "event_id": f"c{i:09d}",
-        "person_id": person,
         "occurred_at": occurred_ms,
         "type": "order",
         "value": f"{draw.random() * 200 + 5:.2f}",
@@ -150,7 +172,9 @@ def _create(broker: str, topics: list[str], partitions: int) -> None:
     config = {"retention.ms": "-1", "message.timestamp.type": "LogAppendTime"}
     new = [NewTopic(t, partitions, 1, config=config) for t in topics]
     admin = AdminClient({"bootstrap.servers": broker})  # a name of its own: collected, it cancels its futures
-    for future in admin.create_topics(new).values():
+    there = admin.list_topics(timeout=30).topics
+    missing = [topic for topic in new if topic.topic not in there]
+    for future in admin.create_topics(missing).values() if missing else ():
         future.result(30)
 
 

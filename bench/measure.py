@@ -62,7 +62,7 @@ class Failed(Exception):
 _CLAIMED = re.compile(r"^(\S+ \S+),(\d{3}) INFO touchstream\.processor partition \d+ claimed: ", re.MULTILINE)
 
 
-def _first_claim(log: Path) -> int | None:
+def first_claim(log: Path) -> int | None:
     """Epoch milliseconds of the first claim in a worker's log; None before it."""
     found = _CLAIMED.search(log.read_text(errors="replace"))
     if found is None:
@@ -176,7 +176,7 @@ class Bench:
         while time.monotonic() < deadline:
             self._check(children)
             if system.first_fetch == "claim":
-                claimed = [found for child in children if (found := _first_claim(child.log))]
+                claimed = [found for child in children if (found := first_claim(child.log))]
                 if claimed:
                     return min(claimed)
             else:

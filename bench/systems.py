@@ -25,10 +25,11 @@ TOUCHSTREAM = (
 )
 
 
-def apply_topics(broker: str) -> None:
+def apply_topics(broker: str, prefix: str = PREFIX) -> None:
     """Let Touchstream create its own topics beside the inputs, as its users do; raises when it cannot."""
     program = str(ROOT / ".venv" / "bin" / "touchstream")
     words = ["topics", "apply", "--broker", f"kafka://{broker}", "--config", str(HERE / "touchstream.toml")]
+    words += ["--prefix", prefix]
     subprocess.run([program, *words, "--partitions", "4"], check=True, capture_output=True, timeout=APPLY_SECONDS)
 
 

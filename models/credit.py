@@ -57,13 +57,15 @@ class Encoder:
     def __init__(self, attribution_models: Sequence[AttributionModel], policy_version: str) -> None:
         self._attribution_models = attribution_models
         self._version = quote(policy_version)
-        self._shapes: dict[int, tuple[Weighing, list[tuple[int, str, str]]]] = {}
+        self._shapes: dict[int, tuple[Weighing, list[tuple[int, bytes, bytes]]]] = {}
 
     def credited(self, conversion: JourneyConversion, path: Path, revision: int) -> Iterator[CreditSet]:
         """The credit sets of a conversion whose path has at least one touch."""
         touches = path.touches
-        ids = [escape_id(t.event_id) for t in touches]
-        parts = [_touch_part(t, i, n) for n, (t, i) in enumerate(zip(touches, ids, strict=True), 1)]
+        escaped = [escape_id(t.event_id) for t in touches]
+        # Bytes from here on: joining them costs half of encoding a text of the same length.
+        parts = [_touch_part(t, i, n).encode() for n, (t, i) in enumerate(zip(touches, escaped, strict=True), 1)]
+        ids = [i.encode() for i in escaped]
         start = self._start(conversion, len(touches), path.truncated, revision, "credited")
         value = conversion.value_micros
         name_id = escape_id(conversion.conversion_id)
@@ -75,12 +77,9 @@ class Encoder:
             name = attribution_model.name
             additive = "true" if attribution_model.additive else "false"
             head = f'{start}{name}","additive":{additive},"set_size":{len(shape)},"credit_id":{quoted_id}|{name}|'
-            key = f"{name_id}|{name}|"
+            start_of_value, key = head.encode(), f"{name_id}|{name}|".encode()
             records = [
-                (
-                    f"{key}{ids[i]}".encode(),
-                    f"{head}{parts[i]}{share}{micros[i]}{reason}".encode(),
-                )
+                (key + ids[i], b"".join((start_of_value, parts[i], share, b"%d" % micros[i], reason)))
                 for i, share, reason in shape
             ]
             mismatched = attribution_model.additive and sum(micros) != value
@@ -129,13 +128,13 @@ class Encoder:
             f'"status":"{status}","revision":{revision},"attribution_model":"'
         )
 
-    def _shape(self, attribution_model: AttributionModel, weighing: Weighing) -> list[tuple[int, str, str]]:
-        """(place, text before the micros, text after them) of each touch with a share."""
+    def _shape(self, attribution_model: AttributionModel, weighing: Weighing) -> list[tuple[int, bytes, bytes]]:
+        """(place, what stands before the micros, and after them) of each touch with a share."""
         known = self._shapes.get(id(weighing))
         if known is not None and known[0] is weighing:
             return known[1]
         shape = [
-            (i, f'"share":{share!r},"value_micros":', f',"reason":"{reason}"}}')
+            (i, f'"share":{share!r},"value_micros":'.encode(), f',"reason":"{reason}"}}'.encode())
             for i, (weight, share, reason) in enumerate(
                 zip(weighing.weights, weighing.shares, weighing.reasons, strict=True)
             )

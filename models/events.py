@@ -82,7 +82,8 @@ def read_touch(value: bytes | None, record_ms: int) -> Touch:
         account_id=r.account_id,
         record_ms=record_ms,
     )
-    _fill_in(touch, r.url, r.referrer)
+    if not touch.channel or (r.url and _adds(r.url, touch)):
+        _fill_in(touch, r.url, r.referrer)
     return touch
 
 
@@ -143,7 +144,7 @@ def _quick_touch(value: bytes, record_ms: int) -> Touch:
         record_ms,
     )
     url = t.url
-    if not touch.channel or (url and "utm_" in url):
+    if not touch.channel or (url and "utm_" in url and _adds(url, touch)):
         _fill_in(touch, url or None, t.referrer or None)
     return touch
 
@@ -182,8 +183,6 @@ def _quick_conversion(value: bytes, record_ms: int) -> Conversion:
 
 def _fill_in(touch: Touch, url: str | None, referrer: str | None) -> None:
     """Derive the channel where it is absent, and take from the url what the record leaves out."""
-    if touch.channel and not (url and _adds(url, touch)):
-        return
     touch.channel, touch.source, touch.medium, touch.campaign, touch.content, touch.term, _ = enrich(
         touch.channel or None,
         touch.source,

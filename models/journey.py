@@ -36,6 +36,8 @@ class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
     as a restate may name only one of them. `seen` are the explicit event_ids of create and corrections.
     `rebuilt` is true where the conversion was read again from the log, so that what was published of it is not known.
     `sealed` is true where touches that it was credited with are gone from the log: it is never restated.
+    One that came from another journey has a `floor`, above which its revisions lie, and `homes`: the partitions of the
+    credits topic in which it was first published, which stay its own for life.
     """
 
     conversion_id: str
@@ -54,6 +56,8 @@ class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
     seen: list[str] = []
     rebuilt: bool = False
     sealed: bool = False
+    floor: int = 0
+    homes: list[int] = []
 
 
 class PendingCorrection(msgspec.Struct, gc=False, array_like=True):
@@ -122,6 +126,11 @@ def touches_key(bucket: int, key: bytes) -> bytes:
 def state_key(key: bytes) -> bytes:
     """Where the rest of a journey lies."""
     return b"c:%s" % key
+
+
+def forward_key(key: bytes) -> bytes:
+    """Where it stands that a person is another one."""
+    return b"f:%s" % key
 
 
 def key_of(subkey: bytes) -> bytes:

@@ -108,6 +108,21 @@ class Reason(StrEnum):
         "This one record would publish more credits than fit into one transaction. "
         "Lower `max_touches`, or credit fewer attribution models.",
     )
+    NO_EMAIL_KEY = (
+        "no-email-key",
+        "The record names an e-mail address, and there is no secret to hash it with. Set `identity.email_key` once, "
+        "keep it, and retry the dead letters.",
+    )
+    TOO_MANY_HOPS = (
+        "too-many-hops",
+        "The record was passed on from partition to partition and never reached the owner of its id. Check that all "
+        "input topics have the same number of partitions, and retry it.",
+    )
+    BAD_MERGE = (
+        "bad-merge",
+        "The record would merge an id into itself or into a lower one. Only Touchstream writes such records: look for "
+        "another producer on that topic.",
+    )
 
 
 class Rejected(Exception):

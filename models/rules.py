@@ -24,6 +24,11 @@ class Rules:
         self.late_ms = max(map(self.lateness_of, policies))
         # How far before the record time of what is decided a touch can lie that matters to any open conversion.
         self.reach_ms = self.retention_ms + max(self.late_ms, *map(self._changes_ms, policies))
+        # How long a conversion must be known for the sake of later ones that begin after it: as far as it is looked for
+        # before them, and as long as they can change.
+        self.resets_ms = max(
+            (p.retention_ms + max(self._changes_ms(p), self.lateness_of(p)) for p in policies if p.resets), default=0
+        )
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
         self.kept_ms = BUCKET_MS + max(2 * self.retention_ms, self.reach_ms) + MARGIN_MS
 
@@ -33,8 +38,9 @@ class Rules:
 
     def _changes_ms(self, policy: Policy) -> int:
         """How long after its record a conversion can change by corrections, its own and those of others."""
-        # See models/counting.py: one that came late may be taken back as late again.
-        return 2 * max(policy.corrections_ms, self.lateness_of(policy)) if policy.first_types else policy.corrections_ms
+        # One that came late may be taken back as late again; see models/counting.py.
+        depends = policy.first_types or policy.resets
+        return 2 * max(policy.corrections_ms, self.lateness_of(policy)) if depends else policy.corrections_ms
 
     def of(self, version: str) -> tuple[Policy, Encoder]:
         """The policy of that version; where it is not known any more, today's."""
@@ -46,17 +52,33 @@ class Rules:
         return c.record_ms - policy.retention_ms, c.record_ms + self.lateness_of(policy)
 
     def previous_ms(self, c: JourneyConversion, conversions: Iterable[JourneyConversion]) -> int | None:
-        """When the conversion before this one was, among credited and not retracted ones; None for the first."""
-        honoured_ms = c.record_ms + self.of(c.policy_version)[0].corrections_ms
+        """When the conversion before this one was, among credited and not retracted ones; None for the first.
+
+        Looked for as far back in record time as touches are, and as long after as corrections are honoured.
+        """
+        first_ms, last_ms = self._resetting(c)
         earlier = [
             place_of(o)
             for o in conversions
             if not o.retracted
             and place_of(o) < place_of(c)
-            and o.record_ms <= honoured_ms
+            and first_ms <= o.record_ms <= last_ms
             and self.of(o.policy_version)[0].credited(o.type)
         ]
         return max(earlier)[0] if earlier else None
+
+    def may_reset(self, o: JourneyConversion, c: JourneyConversion) -> bool:
+        """Whether it can depend on `o`, coming or going, where `c` begins."""
+        policy, _ = self.of(c.policy_version)
+        if not policy.resets or not policy.credited(c.type) or place_of(o) >= place_of(c):
+            return False
+        first_ms, last_ms = self._resetting(c)
+        return first_ms <= o.record_ms <= last_ms
+
+    def _resetting(self, c: JourneyConversion) -> tuple[int, int]:
+        """First and last record time of the conversions that `c` may begin after."""
+        policy, _ = self.of(c.policy_version)
+        return c.record_ms - policy.retention_ms, c.record_ms + policy.corrections_ms
 
 
 def place_of(c: JourneyConversion) -> tuple[int, str]:

@@ -52,18 +52,31 @@ class KafkaRight:
 def kafka_rights(settings: Settings) -> list[KafkaRight]:
     """Everything that a principal must be allowed, by use."""
     every = [name_of(settings, topic.name) for topic in TABLE]
+    resolves = settings.identity.enabled
     worker: list[tuple[str, tuple[str, ...]]] = [
-        ("touches", ("Read",)),
-        ("conversions", ("Read",)),
+        ("touches", ("Read", "Write") if resolves else ("Read",)),
+        ("conversions", ("Read", "Write") if resolves else ("Read",)),
+        ("moves", ("Read", "Write")),
         ("credits", ("Write",)),
         ("dead-letters", ("Write",)),
         ("policies", ("Read", "Write")),
     ]
+    if resolves:
+        worker += [
+            ("links", ("Read", "Write")),
+            ("identities", ("Read",)),
+            ("raw-touches", ("Read", "Write")),
+            ("raw-conversions", ("Read", "Write")),
+        ]
+    stages = ("credit", "identity") if resolves else ("credit",)
     return [
         *(KafkaRight("run", "topic", name_of(settings, name), operations) for name, operations in worker),
-        KafkaRight("run", "group", group_of(settings), ("Read",)),
+        *(KafkaRight("run", "group", group_of(settings, stage), ("Read",)) for stage in stages),
         # One transactional id a partition number, so the part before the number is granted.
-        KafkaRight("run", "transactional-id", f"{settings.kafka.prefix}.credit.", ("Write",), "prefixed"),
+        *(
+            KafkaRight("run", "transactional-id", f"{settings.kafka.prefix}.{stage}.", ("Write",), "prefixed")
+            for stage in stages
+        ),
         *(KafkaRight("doctor", "topic", name, ("Describe", "DescribeConfigs")) for name in every),
         *(KafkaRight("apply", "topic", name, ("Create", "AlterConfigs")) for name in every),
     ]
@@ -82,8 +95,9 @@ def redis_rule(settings: Settings) -> list[str]:
     themselves.
     """
     user = unquote(urlsplit(settings.redis.url).username or "") or "touchstream"
-    keys = f"~{{{settings.kafka.prefix}:*}}:*"
-    return ["ACL", "SETUSER", user, "reset", "on", f">{PASSWORD}", keys, *(f"+{c}" for c in redis_commands(settings))]
+    tables = [settings.kafka.prefix, *([group_of(settings, "identity")] if settings.identity.enabled else [])]
+    keys = [f"~{{{table}:*}}:*" for table in tables]
+    return ["ACL", "SETUSER", user, "reset", "on", f">{PASSWORD}", *keys, *(f"+{c}" for c in redis_commands(settings))]
 
 
 def principal_of(settings: Settings) -> str:

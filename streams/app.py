@@ -7,7 +7,8 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,19 +16,12 @@ import faust
 from aiokafka.errors import KafkaError
 from faust.types import TP
 
-from models.policy import Policy
-from models.rules import Rules
 from state.store import StoreError
 from state.table import JourneyTable, TableManager
 from streams import transport
-from streams.crash import crash_point
-from streams.decode import Decoder
-from streams.origin import Origin
-from streams.processor import Limits, PartitionTask, leave
-from streams.publish import Publisher, Refused, Superseded, Uncertain
-from streams.report import BatchReport
+from streams.processor import PartitionTask, leave
+from streams.publish import Refused, Superseded, Uncertain
 from streams.settings import SecuritySettings, Settings
-from streams.topics import group_of, topics_of
 
 log = logging.getLogger("touchstream.app")
 
@@ -37,33 +31,30 @@ REQUEST_TIMEOUT_S = 30.0
 REBALANCE_TIMEOUT_S = 60.0
 
 
+@dataclass(frozen=True)
+class Stage:
+    """A step of the way that records take: which topics it reads, as which group, and who works on a partition number.
+
+    `table` names its keys in the store. `new_part` makes the task of a partition number over that store.
+    """
+
+    group: str
+    table: str
+    inputs: tuple[str, ...]
+    new_part: Callable[[int, Any], PartitionTask[Any, Any]]
+
+
 class Owner:
     """The partition numbers of this worker; what the transport asks when they come and go."""
 
-    def __init__(
-        self,
-        settings: Settings,
-        table: Any,
-        report: Callable[[BatchReport], None],
-        earlier: Sequence[Policy],
-        origin: Origin | None,
-    ) -> None:
-        self.topics = topics_of(settings)
-        self.touches = self.topics.touches
-        self.conversions = self.topics.conversions
-        self.batch_records = settings.processing.fetch_records
-        self.parts: dict[int, PartitionTask] = {}
+    def __init__(self, stage: Stage, batch_records: int, store: Any) -> None:
+        self.inputs = stage.inputs
+        self.batch_records = batch_records
+        self.parts: dict[int, PartitionTask[Any, Any]] = {}
         self.rebalances = 0
         self._reclaims = 0
-        self._settings = settings
-        self._table = table
-        self._report = report
-        self._origin = origin
-        self._crash_point = crash_point()
-        policy = settings.policy()
-        self._rules = Rules(policy, settings.processing.settle, earlier)
-        by_account = policy.journey == "account"
-        self._decoder = Decoder(self.touches, self.conversions, by_account, settings.compiled_filters())
+        self._stage = stage
+        self._store = store
 
     async def on_assigned(self, consumer: transport.Consumer, partitions: set[int]) -> Mapping[TP, int]:
         """Claim every partition number owned now, kept ones too: the rebalance stopped them."""
@@ -71,7 +62,7 @@ class Owner:
         await self._forget(set(self.parts) - partitions)
         for partition in partitions:
             if partition not in self.parts:
-                self.parts[partition] = self._new_part(partition)
+                self.parts[partition] = self._stage.new_part(partition, self._store)
         try:
             starts = await asyncio.gather(*(self.parts[p].claim(consumer) for p in sorted(partitions)))
         except (StoreError, Superseded, Uncertain, Refused, KafkaError, OSError) as exc:
@@ -98,41 +89,11 @@ class Owner:
 
     async def _forget(self, partitions: Iterable[int]) -> None:
         for partition in list(partitions):
-            part = self.parts.pop(partition)
-            self._reclaims += part.reclaims
-            await part.close()
-
-    def _new_part(self, partition: int) -> PartitionTask:
-        s, prefix = self._settings, self._settings.kafka.prefix
-        publisher = Publisher(
-            s.kafka.client_options(),
-            f"{prefix}.credit.{partition}",
-            group_of(s),
-            {
-                "touches": self.topics.touches,
-                "conversions": self.topics.conversions,
-                "credits": self.topics.credits,
-                "dead_letters": self.topics.dead_letters,
-            },
-            self._crash_point,
-        )
-        p = s.processing
-        limits = Limits(
-            p.settle, p.step_records, p.held_max, p.commit_interval / 1000, p.retry_deadline / 1000, p.trip_wire
-        )
-        return PartitionTask(
-            partition,
-            self.topics,
-            self._table.data,
-            publisher,
-            self._decoder,
-            self._rules,
-            limits,
-            self._crash_point,
-            self._report,
-            self._origin,
-            p.republish,
-        )
+            # A rebalance and the end of the worker can both be at it.
+            part = self.parts.pop(partition, None)
+            if part is not None:
+                self._reclaims += part.reclaims
+                await part.close()
 
 
 def credentials(security: SecuritySettings) -> Any:
@@ -156,23 +117,13 @@ class App(faust.App):
     journeys: Any
 
 
-def build_app(
-    settings: Settings,
-    report: Callable[[BatchReport], None],
-    earlier: Sequence[Policy] = (),
-    journeys: Any = None,
-    origin: Origin | None = None,
-) -> App:
-    """A worker's app.
-
-    `report` gets what each step did; `earlier` are policies that conversions were credited with before; `journeys`
-    replaces the store in Redis, for tests; `origin` is the log as Kafka tells it, which the store must be made from.
-    """
+def build_app(settings: Settings, stage: Stage, journeys: Any = None) -> App:
+    """The app of a worker of that stage; `journeys` replaces the store in Redis, for tests."""
     transport.install()
     processing = settings.processing
     folder = Path(tempfile.gettempdir()) / f"touchstream-{os.getpid()}"
     app = App(
-        group_of(settings),
+        stage.group,
         broker=f"{transport.SCHEME}://{','.join(settings.kafka.bootstrap_servers())}",
         broker_client_id="touchstream",
         broker_credentials=credentials(settings.kafka.security),
@@ -202,17 +153,17 @@ def build_app(
     )
     table = JourneyTable(
         app,
-        name=settings.kafka.prefix,
+        name=stage.table,
         store=settings.redis.url,
         options={} if journeys is None else {"journeys": journeys},
     )
     app.tables.add(table)
     app.journeys = table.data
-    owner = app.batch_owner = Owner(settings, table, report, earlier, origin)
-    topic = app.topic(owner.touches, owner.conversions, schema=transport.BatchSchema(key_type=bytes, value_type=bytes))
+    owner = app.batch_owner = Owner(stage, processing.fetch_records, table.data)
+    topic = app.topic(*owner.inputs, schema=transport.BatchSchema(key_type=bytes, value_type=bytes))
 
     @app.agent(topic)
-    async def credit(stream: Any) -> None:
+    async def work(stream: Any) -> None:
         """Hand each batch to the task of its partition number."""
         stream.enable_acks = False
         async for event in stream.events():

@@ -15,7 +15,7 @@ from faust.types import TP
 
 from state.store import Writes
 from streams.origin import ORIGIN, Origin
-from streams.step import Applied, StartError
+from streams.step import Applied, Offsets, StartError
 from streams.transport import Consumer
 from streams.tripwire import TRIP
 
@@ -41,7 +41,7 @@ class Start(NamedTuple):
     """Where the work begins. `offsets_gone`: Kafka's group knows no offsets, though the store has applied some."""
 
     applied: Applied
-    committed: tuple[int, int]
+    committed: Offsets
     offsets_gone: bool
     trip: bytes | None
 
@@ -50,47 +50,49 @@ class Start(NamedTuple):
 class Claiming:
     """One partition number and the log its state must be made from; `origin` None does not look.
 
-    `retention_ms` is how long before a conversion's record time a touch can count for it.
+    `published` is where the stage's output lies, None where a repeat of it does no harm. `retention_ms`: how long
+    before a conversion's record time a record of the first input can count for it; None where nothing is sealed.
+    `lazy`: see `Steps`.
     """
 
-    touches: TP
-    conversions: TP
-    credits: TP
+    inputs: tuple[TP, ...]
+    published: TP | None
     store: Any
-    retention_ms: int
+    retention_ms: int | None
+    lazy: frozenset[int] = frozenset()
     origin: Origin | None = None
     republish: bool = False
 
     @property
     def _partition(self) -> int:
-        return self.touches.partition
+        return self.inputs[0].partition
 
     async def find(self, token: bytes, text: bytes | None, consumer: Consumer) -> Start:
         """Compare store and Kafka; `text` is what the store had as applied when `token` claimed it.
 
         Raises StartError where they do not belong together, StoreError, and what Kafka's client raises.
         """
-        both = (self.touches, self.conversions)
         made_from, trip = None, None
         if text is not None:
             made_from, trip = await self.store.load(self._partition, token, text, [ORIGIN, TRIP])
             self._refuse_another_log(made_from)
-        committed = await consumer.offsets("committed", both)
-        beginning = await consumer.offsets("beginning", both)
-        first = [beginning[tp] or 0 for tp in both]
-        done = [committed[tp] for tp in both]
+        committed = await consumer.offsets("committed", self.inputs)
+        beginning = await consumer.offsets("beginning", self.inputs)
+        first = [beginning[tp] or 0 for tp in self.inputs]
+        done = [committed[tp] for tp in self.inputs]
         stored = None if text is None else Applied.parse(text)
         await self._refuse_beyond_the_end(consumer, stored, done)
-        if stored is None and done == [None, None]:
+        if stored is None and not any(offset is not None for offset in done):
             await self._refuse_to_repeat(consumer)
         applied = await self._applied(stored, token, consumer, first, done)
         until = _first_committed(applied, first, done)
-        if applied.conversions > until[1]:
-            raise StartError(
-                f"partition {self._partition}: the store is at conversion {applied.conversions}, "
-                f"Kafka's group at {until[1]}; they do not belong together, or its offsets wait in a transaction",
-                HANGING,
-            )
+        for i, tp in enumerate(self.inputs):
+            if i not in self.lazy and applied.offsets[i] > until[i]:
+                raise StartError(
+                    f"partition {self._partition}: the store is at offset {applied.offsets[i]} of {tp.topic}, Kafka's "
+                    f"group at {until[i]}; they do not belong together, or its offsets wait in a transaction",
+                    HANGING,
+                )
         if self.origin is not None and (made_from is None or applied is not stored):
             writes = Writes(puts={ORIGIN: self.origin.text()})
             await self.store.save(self._partition, token, applied.text(), applied.text(), writes)
@@ -108,11 +110,10 @@ class Claiming:
     async def _refuse_beyond_the_end(
         self, consumer: Consumer, stored: Applied | None, done: Sequence[int | None]
     ) -> None:
-        reached = [max(offset or 0, stored[i] if stored else 0) for i, offset in enumerate(done)]
-        both = (self.touches, self.conversions)
+        reached = [max(offset or 0, stored.offsets[i] if stored else 0) for i, offset in enumerate(done)]
         for attempt in range(END_TRIES):
-            ends = await consumer.offsets("end", both)
-            beyond = [(tp, at) for tp, at in zip(both, reached, strict=True) if at > (ends[tp] or 0)]
+            ends = await consumer.offsets("end", self.inputs)
+            beyond = [(tp, at) for tp, at in zip(self.inputs, reached, strict=True) if at > (ends[tp] or 0)]
             if not beyond:
                 return
             if attempt < END_TRIES - 1:
@@ -123,11 +124,13 @@ class Claiming:
 
     async def _refuse_to_repeat(self, consumer: Consumer) -> None:
         """Without store and offsets everything would be credited again, beside what is there."""
-        published = (await consumer.offsets("end", [self.credits]))[self.credits] or 0
-        if published and not self.republish:
+        if self.published is None or self.republish:
+            return
+        count = (await consumer.offsets("end", [self.published]))[self.published] or 0
+        if count:
             raise StartError(
-                f"partition {self._partition}: the store is empty and Kafka's group has no offsets, but {published} "
-                f"records lie in {self.credits.topic}: starting would publish every credit again",
+                f"partition {self._partition}: the store is empty and Kafka's group has no offsets, but {count} "
+                f"records lie in {self.published.topic}: starting would publish every credit again",
                 REPUBLISH,
             )
 
@@ -142,21 +145,21 @@ class Claiming:
         """Where the store stands; an empty or outdated one starts at the beginning of what the topics retain."""
         if stored is not None:
             self._tell_of_unread(stored, first, done)
-            behind = any(stored[i] < first[i] and stored[i] < (done[i] or 0) for i in (0, 1))
-            if not behind:
+            if not any(at < low and at < (d or 0) for at, low, d in zip(stored.offsets, first, done, strict=True)):
                 return await self._at_least(stored, token, first)
             log.warning("partition %d: the store is older than the topics reach back: rebuilding", self._partition)
             await self.store.drop(self._partition, token)
-        applied = Applied(first[0], first[1], -1)
-        if first[0] > 0:  # touches are gone: conversions that can have counted them must stay as they were published
-            oldest_ms = await consumer.first_record_ms(self.touches)
+        applied = Applied(tuple(first))
+        # Where touches are gone, conversions that can have counted them must stay as they were published.
+        if first[0] > 0 and self.retention_ms is not None:
+            oldest_ms = await consumer.first_record_ms(self.inputs[0])
             applied = applied._replace(sealed_below_ms=NEVER_MS if oldest_ms is None else oldest_ms + self.retention_ms)
         await self.store.begin(self._partition, token, applied.text())
         return applied
 
     def _tell_of_unread(self, stored: Applied, first: Sequence[int], done: Sequence[int | None]) -> None:
-        for i, tp in enumerate((self.touches, self.conversions)):
-            read = max(stored[i], done[i] or 0)
+        for i, tp in enumerate(self.inputs):
+            read = max(stored.offsets[i], done[i] or 0)
             if read < first[i]:
                 log.error(
                     "%s/%d: offsets %d to %d were deleted before they were read; retention must outlast downtimes",
@@ -165,14 +168,13 @@ class Claiming:
 
     async def _at_least(self, stored: Applied, token: bytes, first: Sequence[int]) -> Applied:
         """What the log has no more cannot be taken in: go on where it begins."""
-        applied = stored._replace(touches=max(stored[0], first[0]), conversions=max(stored[1], first[1]))
+        applied = stored._replace(offsets=tuple(map(max, stored.offsets, first)))
         if applied == stored:
             return stored
         await self.store.save(self._partition, token, stored.text(), applied.text(), Writes())
         return applied
 
 
-def _first_committed(applied: Applied, first: Sequence[int], done: Sequence[int | None]) -> tuple[int, int]:
+def _first_committed(applied: Applied, first: Sequence[int], done: Sequence[int | None]) -> Offsets:
     """What counts as published: the group's offsets; where it has none, what is applied."""
-    touches, conversions = (applied[i] if offset is None else max(offset, first[i]) for i, offset in enumerate(done))
-    return touches, conversions
+    return tuple(applied.offsets[i] if offset is None else max(offset, first[i]) for i, offset in enumerate(done))

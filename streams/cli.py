@@ -12,7 +12,7 @@ from collections.abc import Sequence
 
 import typer
 
-from streams.commands import config, dead_letters, explain, journey, records, topics, work
+from streams.commands import config, dead_letters, explain, forget, identity, journey, records, topics, work
 from streams.errors import EXIT_FINE, TouchstreamError, UnexpectedError, UsageError, debugging, render
 
 INTERRUPTED = 130  # 128 + SIGINT, what a shell expects of a program that Ctrl-C ended
@@ -34,6 +34,8 @@ def build_app() -> typer.Typer:
         app.command()(command)
     app.command()(explain.explain)
     app.command()(journey.journey)
+    app.command()(forget.forget)
+    app.add_typer(identity.app, name="identity")
     app.add_typer(topics.app, name="topics")
     app.add_typer(dead_letters.app, name="dead-letters")
     app.add_typer(config.app, name="config")

@@ -4,30 +4,40 @@ The decision itself is `models.crediting.decide`, a pure function. Here its argu
 gave, and what it answers becomes what is published, saved and counted.
 """
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import NamedTuple
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from faust.types import TP
 
-from models.crediting import Arrival, Event, Outcome, Source, decide, stored
+from models.crediting import Arrival, Event, Moved, Outcome, Source, decide, leave, stored
 from models.facts import JourneyTouch
+from models.forgetting import Forgotten, forget, forget_moved
 from models.journey import BUCKET_MS, frame_again, read_frames, read_state, state_key, touches_key, write_state
+from models.linking import forget_where
+from models.moving import Merge, write_move
 from models.outcome import Reason
 from models.rules import Rules
 from state.store import Writes
 from streams.decode import HeldFiltered, Taken, TakenTouch
-from streams.gate import Held
 from streams.publish import DeadLetter, Output
 from streams.report import BatchReport
 
 
-class Decided(NamedTuple):
-    """What a step came to: what to publish, what to save, and which conversions journeys have now."""
+@dataclass(slots=True)
+class Decided:
+    """What a step came to: what to publish, what to save, which conversions journeys have now (key, event time), and
+    how many persons were merged into others and forgotten. `lasting` is saved for as long as can be."""
 
     output: Output
     writes: Writes
     accepted: list[tuple[bytes, int]]
+    merged: int = 0
+    forgotten: int = 0
+    lasting: dict[bytes, bytes] = field(default_factory=dict)
+
+    def tell(self, conversion_ids: Iterable[str]) -> None:
+        """Tell the identity stage that the persons of these were forgotten."""
+        self.output.sends += [("links", *forget_where(each)) for each in conversion_ids]
 
 
 @dataclass(slots=True)
@@ -41,6 +51,8 @@ class Deciding:
     sealed_below_ms: int
     decided: Decided
     report: BatchReport
+    # Whether the identity stage is to be told of conversions that nobody has any more.
+    tells: bool = False
 
     def journey(
         self,
@@ -49,6 +61,7 @@ class Deciding:
         span: range,
         arrivals: Sequence[TakenTouch],
         events: Sequence[Event],
+        moved: Sequence[Moved],
     ) -> None:
         """Decide one journey. `blobs` are its state and its touches in the buckets of `span`, None where absent."""
         journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
@@ -64,6 +77,8 @@ class Deciding:
             self.revision,
             replaying=self.replaying,
             sealed_below_ms=self.sealed_below_ms,
+            moved=moved,
+            partition=self.conversions.partition,
         )
         writes = self.decided.writes
         if out.changed:
@@ -83,7 +98,48 @@ class Deciding:
             e = event.conversion
             if e.action == "create":
                 self.decided.accepted.append((key, e.occurred_ms))
+        for move, _ in moved:
+            self.decided.accepted += [(key, m.conversion.occurred_ms) for m in move.conversions]
+            self.decided.accepted += [(key, e.correction.occurred_ms) for e in move.events]
         self._count(out, journey.stored_duplicates, events)
+
+    def leaves(self, key: bytes, blobs: Sequence[bytes | None], span: range, merge: Merge, record_ms: int) -> None:
+        """Send a journey on to the person it belongs to; `blobs` as in `journey`."""
+        journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
+        partition = self.conversions.partition
+        moves = leave(journey, merge.person_id, merge.into, self.rules, self.revision, record_ms, partition)
+        self.decided.output.sends += [("moves", *write_move(move)) for move in moves]
+        held = [touches_key(b, key) for b, blob in zip(span, blobs[1:], strict=True) if blob]
+        self.decided.writes.deletes += [state_key(key), *held] if blobs[0] else held
+        self.report.merged += 1
+
+    def forgets(self, key: bytes, blobs: Sequence[bytes | None], all_buckets: range, source: Source) -> None:
+        """Publish a journey's credits without its person, and delete it; `blobs` as in `journey`.
+
+        `all_buckets`: those in which its touches can lie, also where they matter to nothing any more.
+        """
+        journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
+        if not self.replaying:
+            self._publish_forgotten(forget(journey, self.rules, self.revision, source))
+        self.decided.writes.deletes += [state_key(key), *(touches_key(b, key) for b in all_buckets)]
+        if self.tells:
+            self.decided.tell(c.conversion_id for c in journey.state.conversions)
+
+    def drops(self, moved: Sequence[Moved]) -> None:
+        """What arrives for somebody who was forgotten: what was published of it is published without a person."""
+        # Touches were counted where they came from, conversion records that were sent after a journey were not.
+        self.report.conversions_forgotten += sum(len(move.events) for move, _ in moved)
+        conversions = [(c, source) for move, source in moved for c in move.conversions]
+        if not self.replaying:
+            self._publish_forgotten(forget_moved(conversions, self.rules, self.revision))
+
+    def _publish_forgotten(self, done: Forgotten) -> None:
+        tombstones = sum(value is None for p in done.publications for _, value in p.records)
+        self.decided.output.add(done.publications)
+        self.report.restated += done.conversions
+        self.report.mismatched += done.mismatched
+        self.report.tombstones += tombstones
+        self.report.credits += sum(len(p.records) for p in done.publications) - tombstones
 
     def _dead(self, event: Event, reason: Reason, message: str) -> DeadLetter:
         topic, partition = self.conversions
@@ -92,7 +148,7 @@ class Deciding:
 
     def _count(self, out: Outcome, stored_duplicates: int, events: Sequence[Event]) -> None:
         report = self.report
-        report.touches_accepted += len(out.fresh)
+        report.touches_accepted += len(out.fresh) - out.moved_touches  # these were counted where they came from
         report.touches_duplicate += out.duplicate_touches + stored_duplicates
         report.touches_dropped += out.dropped_touches
         report.conversions_accepted += out.accepted
@@ -102,6 +158,7 @@ class Deciding:
         report.unattributed += out.unattributed
         report.retracted += out.retracted
         report.milestones += out.milestones
+        report.moved += out.moved
         report.uncounted += out.uncounted
         report.tombstones += out.tombstones
         report.mismatched += out.mismatched
@@ -132,22 +189,22 @@ def group(
     return appends, arrivals
 
 
-def count_dead(dead: Sequence[DeadLetter], touches: str, report: BatchReport) -> None:
-    """Count dead letters by reason and by topic; `touches` is the name of the touches topic."""
+def count_dead(dead: Sequence[DeadLetter], touches: str, conversions: str, report: BatchReport) -> None:
+    """Count dead letters by reason and by topic; `touches` and `conversions` are the names of these topics."""
     for letter in dead:
         report.dead_by_reason[letter.reason.value] += 1
         if letter.topic == touches:
             report.touches_dead += 1
-        else:
+        elif letter.topic == conversions:
             report.conversions_dead += 1
 
 
-def count_filtered(taken: Taken, ready: Sequence[Held], report: BatchReport) -> None:
+def count_filtered(taken: Taken, report: BatchReport) -> None:
     """Count what filters dropped: touches as they are taken, conversions as they leave the gate."""
     for _, filtered in taken.filtered:
         report.filtered["touch", *filtered] += 1
     report.touches_filtered += len(taken.filtered)
-    for held in ready:
+    for held in taken.conversions:
         if isinstance(held, HeldFiltered) and held.filtered is not None:
             report.filtered["conversion", *held.filtered] += 1
             report.conversions_filtered += 1

@@ -6,12 +6,13 @@ Decoding records joined would be faster and wrong: two torn records can make two
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, NamedTuple
 
 from models.crediting import Event
 from models.events import decode_conversion, decode_touch
 from models.filters import NO_FILTERS, Filtered, Filters
 from models.journey import frame, frame_with_person
+from models.moving import Forget, Merge, Move, read_move
 from models.outcome import Reason, Rejected
 from streams.gate import Held
 from streams.publish import DeadLetter
@@ -19,6 +20,16 @@ from streams.publish import DeadLetter
 # A good touch on its way to its journey: offset, record time, key, event time, frame. A bare tuple, because a million
 # named ones cost a quarter of a second.
 TakenTouch = tuple[int, int, bytes, int, bytes]
+
+
+class TakenMove(NamedTuple):
+    """A record of `moves`: what it says, or what is wrong with it."""
+
+    offset: int
+    record_ms: int
+    key: bytes
+    move: Merge | Move | Forget | None
+    dead: DeadLetter | None = None
 
 
 @dataclass(slots=True)
@@ -30,30 +41,56 @@ class HeldFiltered(Held):
 
 @dataclass(slots=True)
 class Taken:
-    """What fetched records came to: touches and conversions in the order of their offsets, and touches without use.
-
-    `filtered` are touches that a filter drops, with their offsets.
+    """What fetched records came to, each in the order of their offsets; `dead` are dead touches, and `filtered` those
+    that a filter drops, with their offsets.
     """
 
     touches: list[TakenTouch] = field(default_factory=list)
     conversions: list[Held] = field(default_factory=list)
+    moves: list[TakenMove] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
     filtered: list[tuple[int, Filtered]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.touches or self.conversions or self.dead or self.filtered)
+        return bool(self.touches or self.conversions or self.moves or self.dead or self.filtered)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many records there are of touches, conversions and moves."""
+        return len(self.touches) + len(self.dead) + len(self.filtered), len(self.conversions), len(self.moves)
+
+    def split(self, ends: tuple[int, ...], later: "Taken") -> "Taken":
+        """Those below the offsets `ends`; the others are added to `later`."""
+        now = Taken()
+        touches_end, conversions_end, moves_end = ends
+        for touch in self.touches:
+            (now if touch[0] < touches_end else later).touches.append(touch)
+        for held in self.conversions:
+            (now if held.offset < conversions_end else later).conversions.append(held)
+        for move in self.moves:
+            (now if move.offset < moves_end else later).moves.append(move)
+        for letter in self.dead:
+            (now if letter.offset < touches_end else later).dead.append(letter)
+        for filtered in self.filtered:
+            (now if filtered[0] < touches_end else later).filtered.append(filtered)
+        return now
 
 
 class Decoder:
-    """Decodes the records of both topics under one policy's idea of a journey's key, and drops what filters say.
+    """Decodes the records of the three topics under one policy's idea of a journey's key, and drops what filters say.
 
     A record has to be valid first: what a filter would drop and nobody could read is a dead letter.
     """
 
     def __init__(
-        self, touches_topic: str, conversions_topic: str, by_account: bool, filters: Filters = NO_FILTERS
+        self,
+        touches_topic: str,
+        conversions_topic: str,
+        moves_topic: str,
+        by_account: bool,
+        filters: Filters = NO_FILTERS,
     ) -> None:
-        self._topics = (touches_topic, conversions_topic)
+        self._topics = (touches_topic, conversions_topic, moves_topic)
         self._by_account = by_account
         self._of_touch = filters.touch if filters.touches else None
         self._of_conversion = filters.conversion if filters.conversions else None
@@ -98,6 +135,17 @@ class Decoder:
                 if drops is not None and (filtered := drops(conversion, r.value)) is not None:
                     held = HeldFiltered(r.offset, r.timestamp, now_s, None, filtered=filtered)
             taken.conversions.append(held)
+
+    def moves(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
+        """Add records of `moves` to `taken`, the bad ones too."""
+        for r in records:
+            try:
+                move = read_move(r.key, r.value)
+            except Rejected as exc:
+                dead = self._dead(2, partition, r, exc)
+                taken.moves.append(TakenMove(r.offset, r.timestamp, r.key or b"", None, dead))
+            else:
+                taken.moves.append(TakenMove(r.offset, r.timestamp, r.key, move))
 
     def _refuse_key(self, key: bytes | None, owner: str | None) -> None:
         name = "account_id" if self._by_account else "person_id"

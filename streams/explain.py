@@ -5,12 +5,13 @@ from typing import NamedTuple
 
 from models import explaining
 from models.attribution.table import nearest
+from models.forgetting import FORGOTTEN
 from models.policy import Policy
 from models.revisions import Place, PublishedCredit, Revision, final_view, revisions
 from models.rules import Rules
 from streams import published
 from streams.errors import RunFailed, UsageError
-from streams.journeys import StoredJourney, read_journey
+from streams.journeys import StoredJourney, read_journey, was_forgotten
 from streams.published import Cause, Say
 from streams.settings import Settings
 from streams.topics import name_of
@@ -47,6 +48,8 @@ async def explain(settings: Settings, conversion_id: str, person: str | None, sa
     async with published.consumer(settings) as reader:
         earlier = await published.policies(settings, reader, policy)
         found = await published.credits(settings, reader, conversion_id, person, counts["credits"], say)
+        if _is_forgotten(found):
+            raise _forgotten(f"the conversion {conversion_id!r}")
         key = person if person is not None else _owner(found, policy)
         if key is None:
             raise _unknown_conversion(settings, conversion_id)
@@ -55,6 +58,8 @@ async def explain(settings: Settings, conversion_id: str, person: str | None, sa
         told = None if journey is None else explaining.explain(journey.touches, journey.state, conversion_id, rules)
         history = revisions(found)
         if told is None and not history:
+            if journey is None and await was_forgotten(settings, key, counts["touches"]):
+                raise _forgotten(repr(key))
             raise _not_in_journey(conversion_id, key, journey)
         causes = await published.causes(settings, reader, history)
     matches = None if told is None or not history else agrees(told, history)
@@ -70,6 +75,8 @@ async def find_journey(settings: Settings, person: str) -> JourneyFound:
     rules = Rules(policy, settings.processing.settle, earlier)
     journey = await read_journey(settings, person, counts["touches"], rules)
     if journey is None:
+        if await was_forgotten(settings, person, counts["touches"]):
+            raise _forgotten(repr(person))
         raise _unknown_person(settings, person)
     return JourneyFound(journey, rules)
 
@@ -94,6 +101,15 @@ def _owner(found: Sequence[PublishedCredit], policy: Policy) -> str | None:
     """The key of the journey as the latest credit names it."""
     field = "account_id" if policy.journey == "account" else "person_id"
     return next((each.row.get(field) for each in reversed(found) if each.row is not None), None)
+
+
+def _is_forgotten(found: Sequence[PublishedCredit]) -> bool:
+    """Earlier credits, and what caused them, may lie in Kafka still; they are not shown."""
+    return next((each.row["person_id"] == FORGOTTEN for each in reversed(found) if each.row is not None), False)
+
+
+def _forgotten(whose: str) -> RunFailed:
+    return RunFailed("T251", "forgotten", whose, "the person was forgotten: the credits remain, and name nobody")
 
 
 def check_attribution_model(told: Explained, name: str) -> None:

@@ -18,7 +18,7 @@ from streams.report import BatchReport
 
 PREFIX = "touchstream_"
 EVENTS = ("touch", "conversion")
-OUTCOMES = ("accepted", "duplicate", "dropped", "dead", "filtered")
+OUTCOMES = ("accepted", "duplicate", "dropped", "dead", "filtered", "forgotten")
 STAGES = ("decode", "load", "decide", "publish", "save")
 # Freshness reaches from a live stream to a replay of old data; latency is what this worker can do something about.
 AGE_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -54,7 +54,8 @@ SPECS = (
         meaning="Input records by type and outcome; the outcomes add up to the records processed. Replayed ones "
         "are not in it.",
         action="A rising share of `duplicate` points to a producer that retries; of `dropped` to journeys at their "
-        "bound; for `dead` see touchstream_dead_letters_total, for `filtered` touchstream_filtered_total.",
+        "bound; for `dead` see touchstream_dead_letters_total, for `filtered` touchstream_filtered_total. `forgotten` "
+        "is what came for people who were forgotten: find out which source still sends it.",
         labels=("type", "outcome"),
         known=tuple((event, outcome) for event in EVENTS for outcome in OUTCOMES),
     ),
@@ -145,6 +146,13 @@ SPECS = (
         "conversions",
         meaning="Conversions of types with `credited = false`.",
         action="Nothing, as long as the policy means it so.",
+    ),
+    Spec(
+        "forgotten_total",
+        "counter",
+        "persons",
+        meaning="Person ids forgotten by `touchstream forget`, each once in either stage.",
+        action="Compare with the requests.",
     ),
     Spec(
         "uncounted_total",
@@ -484,6 +492,7 @@ _SUMS = (
     ("unattributed_total", "unattributed"),
     ("retracted_total", "retracted"),
     ("milestones_total", "milestones"),
+    ("forgotten_total", "forgotten"),
     ("uncounted_total", "uncounted"),
     ("transactions_total", "transactions"),
     ("replayed_total", "replayed"),

@@ -68,10 +68,15 @@ class Origin(msgspec.Struct, frozen=True):
         return found
 
 
-async def read_origin(settings: Settings) -> Origin:
-    """Ask Kafka. Raises ConnectError where no broker answers, KafkaError where one answers with an error."""
+async def read_origin(settings: Settings, stage: str = "credit") -> Origin:
+    """Ask Kafka for the log of a stage.
+
+    Raises ConnectError where no broker answers, KafkaError where one answers with an error.
+    """
     topics = topics_of(settings)
-    wanted = (topics.touches, topics.conversions, topics.credits)
+    wanted = (topics.touches, topics.conversions, topics.moves, topics.credits)
+    if stage == "identity":
+        wanted = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
     async with admin_client(settings) as client:
         cluster = str((await client.describe_cluster())["cluster_id"] or "")
         counts = {t["topic"]: len(t["partitions"]) for t in await client.describe_topics(list(wanted))}

@@ -8,8 +8,8 @@ from streams.errors import ConnectError, RunFailed
 from streams.settings import Settings
 from streams.topics import admin_client, name_of, read_cluster
 
-NEEDED = ("touches", "conversions", "credits", "dead-letters", "policies")
-CO_PARTITIONED = ("touches", "conversions", "credits")
+NEEDED = ("touches", "conversions", "moves", "credits", "dead-letters", "policies")
+CO_PARTITIONED = ("touches", "conversions", "moves", "credits")
 REDIS_S = 5.0
 
 

@@ -1,34 +1,29 @@
 """The life of a partition number at a worker: claimed, at work, claimed again where something was lost, stopped.
 
-What happens to records meanwhile is `streams/step.py`. On assignment the producer is initialised, the store claimed and
-the committed offsets read, in this order; where applied is behind committed, records up to committed are taken in
-without output.
+What happens to records meanwhile is `streams/step.py`; what a stage makes of them is in a subclass. On assignment the
+producer is initialised, the store claimed and the committed offsets read, in this order; where applied is behind
+committed, records up to committed are taken in without output.
 """
 
 import asyncio
 import logging
 import os
-import time
 import uuid
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
 from faust.types import TP
 
-from models.rules import Rules
 from state.store import Fenced, Lost, StoreError, Unreachable
 from streams.claiming import Claiming
-from streams.decode import Decoder
 from streams.errors import EXIT_RESTART
 from streams.metrics import Position
-from streams.origin import Origin
 from streams.patience import Patience
-from streams.publish import Output, Publisher, Refused, Superseded, Uncertain
+from streams.publish import Output, Refused, Superseded, Uncertain
 from streams.report import BatchReport
-from streams.step import Applied, Limits, StartError, Steps
-from streams.topics import Topics
+from streams.step import Applied, Decided, Limits, StartError, Steps, Taken
 from streams.transport import Batch, Consumer
 from streams.tripwire import TRIP, TRIPPED, Tripped
 
@@ -40,29 +35,13 @@ IDLE_WAIT_S = 1.0
 FINISH_TRIES = 3
 
 
-class PartitionTask(Steps):
+class PartitionTask(Steps[Taken, Decided]):
     """Owns one partition number from assignment to revocation."""
 
-    def __init__(
-        self,
-        partition: int,
-        topics: Topics,
-        store: Any,
-        publisher: Publisher,
-        decoder: Decoder,
-        rules: Rules,
-        limits: Limits,
-        crash_point: Callable[[str], None],
-        report: Callable[[BatchReport], None],
-        origin: Origin | None = None,
-        republish: bool = False,
-    ) -> None:
-        """`origin` is the log that the store must be made from; None takes any. `republish`: see `Claiming`."""
-        super().__init__(partition, topics, store, publisher, decoder, rules, limits, crash_point, report)
-        credits_place = TP(topics.credits, partition)
-        self._claiming = Claiming(
-            self.touches, self.conversions, credits_place, store, rules.retention_ms, origin, republish
-        )
+    def __init__(self, *steps: Any, claiming: Claiming) -> None:
+        """`steps`: what `Steps` takes. `claiming`: how store and log are compared."""
+        super().__init__(*steps)
+        self._claiming = claiming
         self.reclaims = 0
         self._busy = False
         # Why nothing more is published, until a person accepts it; empty while all is well.
@@ -71,7 +50,16 @@ class PartitionTask(Steps):
         self._wake = asyncio.Event()
         self._stopping = False
         self._task: asyncio.Task[None] | None = None
-        self._patience = Patience(limits.retry_s)
+        self._patience = Patience(self._limits.retry_s)
+
+    @property
+    def held(self) -> int:
+        """Records that were taken and wait."""
+        return 0
+
+    def _wait_s(self) -> float:
+        """How long there is nothing to do where no record comes."""
+        return IDLE_WAIT_S
 
     async def claim(self, consumer: Consumer) -> Mapping[TP, int]:
         """Fence the previous owner in Kafka, then in the store, then see where to begin; in this order."""
@@ -89,16 +77,15 @@ class PartitionTask(Steps):
         self._ack_inbox()
         if start.offsets_gone:
             log.warning("partition %d: the group's offsets are gone: committing what is applied", self.partition)
-            await self._publish(Output(), applied[:2], BatchReport(self.partition))
+            await self._publish(Output(), applied.offsets, BatchReport(self.partition))
         log.info(
-            "partition %d claimed: applied %d,%d committed %d,%d%s",
+            "partition %d claimed: applied %s committed %s%s",
             self.partition,
-            applied.touches,
-            applied.conversions,
-            *self._committed,
+            ",".join(map(str, applied.offsets)),
+            ",".join(map(str, self._committed)),
             ", replaying" if self.replaying else "",
         )
-        return {self.touches: applied.touches, self.conversions: applied.conversions}
+        return dict(zip(self.inputs, applied.offsets, strict=True))
 
     def start(self) -> None:
         """Begin to work on what the transport hands in."""
@@ -118,21 +105,16 @@ class PartitionTask(Steps):
         """Let go of the producer."""
         await self._publisher.stop()
 
-    @property
-    def held(self) -> int:
-        """Conversions that wait at the gate."""
-        return len(self._gate)
-
     def positions(self) -> list[Position]:
-        """Where both topics of this partition number stand."""
+        """Where the inputs of this partition number stand."""
         found = []
-        for i, tp in enumerate((self.touches, self.conversions)):
+        for i, tp in enumerate(self.inputs):
             end = self._owned_by().known_end(tp)
             found.append(
                 Position(
                     tp.topic,
                     self.partition,
-                    self._applied[i],
+                    self._applied.offsets[i],
                     self._committed[i],
                     -1 if end is None else end,
                     self._last_ms[i],
@@ -145,7 +127,7 @@ class PartitionTask(Steps):
         if self._task is None or self._stopping or self.tripped:
             return False
         consumer = self._owned_by()
-        places = zip((self.touches, self.conversions), self._read, strict=True)
+        places = zip(self.inputs, self._read, strict=True)
         ends = [(place, read, consumer.known_end(place)) for place, read in places]
         unread = any(end is not None and not consumer.has_read(place, read, end) for place, read, end in ends)
         return self._busy or bool(self._inbox) or unread
@@ -186,7 +168,7 @@ class PartitionTask(Steps):
             await self._stand_still()
             return
         if not self._inbox:
-            await self._wait(self._gate.wait_s(time.monotonic(), IDLE_WAIT_S))
+            await self._wait(self._wait_s())
         events, batches = self._next_batches()
         self._busy = True
         try:
@@ -217,7 +199,7 @@ class PartitionTask(Steps):
     async def _stand_still(self) -> None:
         """Look now and then whether the dead letters were accepted, and begin anew where nothing was published."""
         consumer = self._owned_by()
-        for place in (self.touches, self.conversions):
+        for place in self.inputs:
             consumer.hold_back(place, True)
         self._ack_inbox()
         try:

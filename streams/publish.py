@@ -5,7 +5,7 @@ number, initialised when the partition is claimed and nowhere else.
 """
 
 import asyncio
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,7 +14,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
-from models.crediting import Publication
+from models.crediting import Publication, Source
 from models.outcome import Reason
 
 # Uncompressed; one request carries one batch of a partition, and brokers refuse batches beyond 1 MiB by default.
@@ -75,13 +75,15 @@ class Output:
 
     publications: list[Publication] = field(default_factory=list)
     dead: list[DeadLetter] = field(default_factory=list)
+    # Records for other topics of ours: kind of topic, key, value.
+    sends: list[tuple[str, bytes, bytes]] = field(default_factory=list)
 
     def add(self, publications: Sequence[Publication]) -> None:
         """Take the records of some causes."""
         self.publications += publications
 
     def __bool__(self) -> bool:
-        return bool(self.publications or self.dead)
+        return bool(self.publications or self.dead or self.sends)
 
 
 class BatchedOutput(Output):
@@ -91,20 +93,31 @@ class BatchedOutput(Output):
     processor's caches, and cost twice as much.
     """
 
-    __slots__ = ("_append", "_batch", "_count", "_new_batch", "_place", "full")
+    __slots__ = ("_append", "_batch", "_count", "_new_batch", "_partition", "_place", "away", "full")
 
-    def __init__(self, new_batch: Callable[[], Any], place: Callable[[str, int], tuple[str, bytes]]) -> None:
-        """`place` gives the header that names where a cause lies: topic kind and offset in."""
+    def __init__(
+        self, partition: int, new_batch: Callable[[], Any], place: Callable[[str, int], tuple[str, bytes]]
+    ) -> None:
+        """`partition` is where publications go that name no home; `place` gives the header that names where a cause
+        lies: topic kind and offset in."""
         super().__init__()
+        self._partition = [partition]
         self._new_batch = new_batch
         self._place = place
+        # Publications for the homes of conversions that came from other partitions.
+        self.away: list[Publication] = []
         self.full: list[tuple[Any, int]] = []
         self._count: int = 0
         self._start()
 
     def add(self, publications: Sequence[Publication]) -> None:
-        for source, records in publications:
-            headers = [CREDIT_SCHEMA, self._place(source.kind, source.offset)]
+        for publication in publications:
+            source, records, homes = publication
+            if homes and homes != self._partition:
+                self.away.append(publication)
+                if self._partition[0] not in homes:
+                    continue
+            headers = self.headers(source)
             stamp = source.record_ms
             append, count = self._append, self._count
             for key, value in records:
@@ -116,6 +129,17 @@ class BatchedOutput(Output):
                 count += 1
             self._count = count
 
+    def headers(self, source: Source) -> list[tuple[str, bytes]]:
+        """The headers of a record that this brought about."""
+        return [CREDIT_SCHEMA, self._place(source.kind, source.offset)]
+
+    def sends_away(self) -> Iterator[tuple[int, Publication]]:
+        """What goes to other partitions of the credits topic."""
+        for publication in self.away:
+            for home in publication.homes:
+                if home != self._partition[0]:
+                    yield home, publication
+
     def close(self) -> list[tuple[Any, int]]:
         """The batches, each with its number of records."""
         if self._count:
@@ -124,7 +148,7 @@ class BatchedOutput(Output):
         return self.full
 
     def __bool__(self) -> bool:
-        return bool(self._count or self.full or self.dead)
+        return bool(self._count or self.full or self.away or self.dead or self.sends)
 
     def _start(self) -> None:
         self._batch = self._new_batch()
@@ -144,7 +168,7 @@ class Publisher:
         topics: Mapping[str, str],
         crash_point: Callable[[str], None],
     ) -> None:
-        """`topics` names `touches`, `conversions`, `credits` and `dead_letters`."""
+        """`topics`: full names by kind, `credits` and `dead_letters` among them."""
         self._client = client
         self._transactional_id = transactional_id
         self._group = group
@@ -186,10 +210,10 @@ class Publisher:
         def place(kind: str, offset: int) -> tuple[str, bytes]:
             return "touchstream-source", f"{self._topics[kind]}/{partition}/{offset}".encode()
 
-        return BatchedOutput(producer.create_batch, place)
+        return BatchedOutput(partition, producer.create_batch, place)
 
     async def commit(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
-        """Publish the output together with the next offsets of the two input topics.
+        """Publish the output together with the next offsets of the input topics.
 
         Raises Refused (aborted, nothing visible), Superseded or Uncertain.
         """
@@ -241,6 +265,14 @@ class Publisher:
                 batch._relative_offset = count
                 batch.close()
                 pending.append(await producer.send_batch(batch, self._topics["credits"], partition=partition))
+            credits_topic = self._topics["credits"]
+            for home, (source, records, _) in output.sends_away():
+                headers = output.headers(source)
+                pending += [
+                    await producer.send(credits_topic, value, key, home, source.record_ms, headers)
+                    for key, value in records
+                ]
+        pending += [await producer.send(self._topics[kind], value, key) for kind, key, value in output.sends]
         dead_letters = self._topics["dead_letters"]
         pending += [
             await producer.send(dead_letters, key=letter.key, value=letter.value, headers=letter.all_headers())

@@ -16,7 +16,8 @@ from aiokafka.structs import TopicPartition
 from models.events import decode_conversion, decode_touch
 from models.facts import Conversion, Touch
 from models.ids import escape_id
-from models.outcome import Rejected
+from models.moving import Move, read_move
+from models.outcome import Reason, Rejected
 from models.policy import Policy
 from models.revisions import Place, PublishedCredit, Revision, parse_place
 from streams.errors import RunFailed
@@ -35,7 +36,7 @@ RECORDS_MAX = 500_000
 CAUSES_MAX = 1_000  # the latest ones are looked up
 
 Say = Callable[[str], None]
-Cause = Touch | Conversion
+Cause = Touch | Conversion | Move
 
 
 async def partitions(settings: Settings) -> dict[str, int]:
@@ -128,18 +129,28 @@ def _published(record: Any) -> PublishedCredit:
 
 async def causes(settings: Settings, reader: Any, history: Iterable[Revision]) -> dict[Place, Cause]:
     """The input records that caused the revisions; those that left their topic, or cannot be read, are not there."""
-    kinds = {name_of(settings, name): name for name in ("touches", "conversions")}
+    kinds = {name_of(settings, name): name for name in ("touches", "conversions", "moves")}
     wanted = [each.source for each in history if each.source is not None and each.source.topic in kinds]
     found: dict[Place, Cause] = {}
     for place in dict.fromkeys(wanted[-CAUSES_MAX:]):
         record = await _record_at(reader, place)
-        decode = decode_touch if kinds[place.topic] == "touches" else decode_conversion
         if record is not None:
             try:
-                found[place] = decode(record.value, record.timestamp)
+                found[place] = _decoded(kinds[place.topic], record)
             except Rejected:
                 continue  # the topic was made anew since: another record lies there now
     return found
+
+
+def _decoded(kind: str, record: Any) -> Cause:
+    if kind == "touches":
+        return decode_touch(record.value, record.timestamp)
+    if kind == "conversions":
+        return decode_conversion(record.value, record.timestamp)
+    move = read_move(record.key, record.value)
+    if not isinstance(move, Move):
+        raise Rejected(Reason.WRONG_TYPE, "expected a moved journey")
+    return move
 
 
 async def _record_at(reader: Any, place: Place) -> Any:

@@ -10,7 +10,7 @@ import json
 import subprocess
 import time
 import uuid
-from collections.abc import Awaitable, Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -25,6 +25,7 @@ from streams.errors import ConnectError, RunFailed
 from streams.options import ReplayOptions
 from streams.replay_keys import ReplayKeys
 from streams.settings import Settings
+from streams.settled import Ends, Reader, applied_of
 from streams.spawn import spawn
 from streams.topics import topics_of
 
@@ -38,10 +39,18 @@ SENT_AHEAD = 20_000
 
 
 class Line(msgspec.Struct):
-    """The ids of an input line that decide its key."""
+    """The ids of an input line that decide its topic and key."""
 
     person_id: str | None = None
     account_id: str | None = None
+    anonymous_id: str | None = None
+    user_id: str | None = None
+    email: str | None = None
+
+    @property
+    def is_raw(self) -> bool:
+        """Whether it says whose it is, but not by person_id."""
+        return bool(not self.person_id and (self.anonymous_id or self.user_id or self.email))
 
 
 @dataclass(slots=True)
@@ -70,6 +79,13 @@ class _Run:
     options: ReplayOptions
     settings: Settings
     summary: Summary = field(default_factory=Summary)
+    workers: list[Any] = field(default_factory=list)
+    readers: list[Reader] = field(default_factory=list)
+
+    @property
+    def resolves(self) -> bool:
+        """Whether the identity stage runs: it does from the first record on that needs it."""
+        return len(self.readers) > 1
 
 
 def replay(options: ReplayOptions) -> Summary:
@@ -103,33 +119,60 @@ def _own_settings(settings: Settings, broker: str, redis: str) -> Settings:
 async def _replay(run: _Run) -> None:
     options, names = run.options, topics_of(run.settings)
     await topics.ensure(run.settings, PARTITIONS)
-    store = ReplayKeys(run.settings, PARTITIONS)
-    worker = spawn(run.settings, log_level="WARNING", stdout=subprocess.PIPE)
+    _start(run, "credit", run.settings.kafka.prefix, (names.touches, names.conversions, names.moves))
+    store = run.readers[0].keys
     try:
         by_account = run.settings.policy().journey == "account"
-        run.summary.touches = await _send(run, names.touches, options.touches, by_account)
-        await _processed(run, store, worker, names.touches, 0)
-        run.summary.conversions = await _send(run, names.conversions, options.conversions, by_account)
-        await _processed(run, store, worker, names.conversions, 1)
-        totals = await _stop(worker)
+        if options.identities is not None:
+            _resolve(run)
+            await _send(run, options.identities, lambda line: (names.identities, _identity_key(line)))
+        run.summary.touches = await _send(
+            run, options.touches, lambda line: _place(run, line, names.touches, names.raw_touches, by_account)
+        )
+        await _processed(run, names.touches)
+        run.summary.conversions = await _send(
+            run,
+            options.conversions,
+            lambda line: _place(run, line, names.conversions, names.raw_conversions, by_account),
+        )
+        await _processed(run, names.conversions)
+        totals = [await _stop(worker) for worker in run.workers]
         stored_duplicates, waiting = await _look_into(store)
         credits = await _read(run, names.credits)
         dead = await _read(run, names.dead_letters)
         _write(run, credits, [*dead, *waiting])
-        run.summary.duplicates = totals["touches_duplicate"] + totals["conversions_duplicate"] + stored_duplicates
+        counted = totals[0]
+        run.summary.duplicates = counted["touches_duplicate"] + counted["conversions_duplicate"] + stored_duplicates
     finally:
-        worker.kill()
-        worker.wait()
-        if not options.keep:
-            await _remove(run.settings, store)
-        await store.close()
+        for worker in run.workers:
+            worker.kill()
+            worker.wait()
+        try:
+            if not options.keep:
+                await _remove(run)
+        finally:
+            for reader in run.readers:
+                await reader.keys.close()
+
+
+def _start(run: _Run, stage: str, table: str, inputs: Sequence[str]) -> None:
+    run.readers.append(Reader(inputs, ReplayKeys(run.settings, table, PARTITIONS)))
+    run.workers.append(spawn(run.settings, log_level="WARNING", stage=stage, stdout=subprocess.PIPE))
+
+
+def _resolve(run: _Run) -> None:
+    """Start the identity stage where it does not run yet."""
+    if not run.resolves:
+        names = topics_of(run.settings)
+        inputs = (names.links, names.identities, names.raw_touches, names.raw_conversions)
+        _start(run, "identity", topics.group_of(run.settings, "identity"), inputs)
 
 
 # -- in
 
 
-async def _send(run: _Run, topic: str, path: str, by_account: bool) -> int:
-    """Produce every line of a file, keyed as its records ask; the number of lines."""
+async def _send(run: _Run, path: str, place: Callable[[bytes], tuple[str, bytes | None]]) -> int:
+    """Produce every line of a file to the topic and under the key that `place` gives; the number of lines."""
     producer = AIOKafkaProducer(
         **run.settings.kafka.client_options(),
         acks="all",
@@ -142,7 +185,8 @@ async def _send(run: _Run, topic: str, path: str, by_account: bool) -> int:
     count, pending = 0, []
     try:
         for line in files.lines(path):
-            pending.append(await producer.send(topic, key=_key(line, by_account), value=line))
+            topic, key = place(line)
+            pending.append(await producer.send(topic, key=key, value=line))
             count += 1
             if len(pending) >= SENT_AHEAD:
                 await asyncio.gather(*pending)
@@ -156,33 +200,67 @@ async def _send(run: _Run, topic: str, path: str, by_account: bool) -> int:
 _line = msgspec.json.Decoder(Line).decode
 
 
-def _key(line: bytes, by_account: bool) -> bytes | None:
-    """The key that a careful producer would give; None where the line does not tell, it becomes a dead letter."""
+def _place(run: _Run, line: bytes, topic: str, raw: str, by_account: bool) -> tuple[str, bytes | None]:
+    """Where a careful producer would send it, and under which key; where the line does not tell, it is dead anyway."""
     try:
         ids = _line(line)
     except (msgspec.MsgspecError, ValueError):
-        return None
-    owner = ids.account_id if by_account else ids.person_id
-    return None if owner is None else owner.strip().encode()
+        return topic, None
+    if by_account:
+        owner = ids.account_id
+    elif ids.is_raw:
+        _resolve(run)
+        return raw, None
+    else:
+        owner = ids.person_id
+    return topic, None if owner is None else owner.strip().encode()
+
+
+def _identity_key(line: bytes) -> bytes | None:
+    """All ids of the record: the topic is compacted, and this is what tells records apart."""
+    try:
+        ids = _line(line)
+    except (msgspec.MsgspecError, ValueError):
+        return b"?"
+    return "|".join(id_ or "" for id_ in (ids.anonymous_id, ids.user_id, ids.email)).encode()
 
 
 # -- meanwhile
 
 
-async def _processed(run: _Run, store: ReplayKeys, worker: Any, topic: str, place: int) -> None:
-    """Wait until every partition has applied all of a topic."""
-    ends = await _with_consumer(run, lambda c: c.end_offsets([TopicPartition(topic, p) for p in range(PARTITIONS)]))
-    wanted = [ends[TopicPartition(topic, p)] for p in range(PARTITIONS)]
+async def _processed(run: _Run, topic: str) -> None:
+    """Wait until every partition has applied all of a topic, and where ids are resolved, all of everything."""
+    if run.resolves:
+        async with Ends(run.settings) as ends:
+            await _wait(run, topic, lambda: _all_reached(run, ends))
+        return
+    found = await _with_consumer(run, lambda c: c.end_offsets([TopicPartition(topic, p) for p in range(PARTITIONS)]))
+    await _wait(run, topic, lambda: _reached(run, found))
+
+
+async def _reached(run: _Run, ends: Mapping[TopicPartition, int]) -> tuple[bool, object]:
+    """The producers of these inputs use no transactions, so that their ends are those of records."""
+    applied = await applied_of(run.readers)
+    return all(applied[tp] >= end for tp, end in ends.items()), applied
+
+
+async def _all_reached(run: _Run, ends: Ends) -> tuple[bool, object]:
+    applied = await applied_of(run.readers)
+    return await ends.reached(applied), applied
+
+
+async def _wait(run: _Run, topic: str, look: Callable[[], Awaitable[tuple[bool, object]]]) -> None:
     last, moved_s = None, time.monotonic()
     while True:
-        found = await store.applied()
-        if all(text and int(text.split(b",")[place]) >= end for text, end in zip(found, wanted, strict=True)):
+        done, found = await look()
+        if done:
             return
         now_s = time.monotonic()
         if found != last:
             last, moved_s = found, now_s
-        if worker.poll() is not None:
-            raise RunFailed("T210", "the worker of this replay ended", "replay", f"exit code {worker.returncode}")
+        for worker in run.workers:
+            if worker.poll() is not None:
+                raise RunFailed("T210", "the worker of this replay ended", "replay", f"exit code {worker.returncode}")
         if now_s - moved_s > STALL_S:
             raise RunFailed("T211", "the replay does not move on", topic, f"nothing was processed for {STALL_S:g} s")
         await asyncio.sleep(POLL_S)
@@ -274,10 +352,11 @@ def _dead_lines(dead: Sequence[Published]) -> Iterator[bytes]:
         yield files.dead_line(letter.key, letter.value, letter.headers)
 
 
-async def _remove(settings: Settings, store: ReplayKeys) -> None:
+async def _remove(run: _Run) -> None:
     """Take away what this replay left: keys, and topics also where the keys cannot be reached."""
     try:
-        await store.remove()
+        for reader in run.readers:
+            await reader.keys.remove()
     finally:
         with contextlib.suppress(ConnectError):
-            await topics.delete(settings)
+            await topics.delete(run.settings)

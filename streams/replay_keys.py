@@ -16,12 +16,13 @@ PAGE = 2_000  # keys looked at, read or deleted in one command
 
 
 class ReplayKeys:
-    """The keys under the prefix of `settings`. Every method raises ConnectError where Redis does not answer."""
+    """The keys of one stage. Every method raises ConnectError where Redis does not answer."""
 
-    def __init__(self, settings: Settings, partitions: int) -> None:
+    def __init__(self, settings: Settings, table: str, partitions: int) -> None:
+        """`table` is what the stage names its keys by, see `Stage`."""
         self._shown = settings.redis.shown()
         self._route = Route(settings.redis.url, TIMEOUT_S)
-        self._starts = [keys.prefix(settings.kafka.prefix, partition) for partition in range(partitions)]
+        self._starts = [keys.prefix(table, partition) for partition in range(partitions)]
 
     async def applied(self) -> list[bytes | None]:
         """What each partition has applied, as its owner wrote it; None where nothing was."""

@@ -14,11 +14,13 @@ class BatchReport:
     touches_duplicate: int = 0
     touches_dropped: int = 0
     touches_dead: int = 0
+    touches_forgotten: int = 0
     touches_filtered: int = 0
     conversions_accepted: int = 0
     conversions_duplicate: int = 0
     conversions_dropped: int = 0
     conversions_dead: int = 0
+    conversions_forgotten: int = 0
     conversions_filtered: int = 0
     # (touch or conversion, name of the filter, its reason)
     filtered: Counter[tuple[str, str, str]] = field(default_factory=Counter)
@@ -28,6 +30,11 @@ class BatchReport:
     unattributed: int = 0
     retracted: int = 0
     milestones: int = 0
+    # Journeys that left for another person, and conversions that came with one.
+    merged: int = 0
+    moved: int = 0
+    # Persons that were forgotten.
+    forgotten: int = 0
     uncounted: int = 0
     credits: int = 0
     tombstones: int = 0

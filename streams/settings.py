@@ -230,6 +230,14 @@ class CreditsSettings(Section):
         return value
 
 
+class IdentitySettings(Section):
+    """Who is who: the stage that resolves raw events and merges journeys. `email_key` keys the hashes of addresses."""
+
+    enabled: bool = True
+    email_key: SecretStr = SecretStr("")
+    ids_max: Annotated[int, Field(ge=1, le=10_000)] = 50
+
+
 class Settings(BaseSettings):
     """All sections. Built by `load_settings`, or with defaults by `Settings()`."""
 
@@ -250,6 +258,7 @@ class Settings(BaseSettings):
     redis: RedisSettings = RedisSettings()
     web: WebSettings = WebSettings()
     credits: CreditsSettings = CreditsSettings()
+    identity: IdentitySettings = IdentitySettings()
 
     _merged: Merged = PrivateAttr(default_factory=Merged)
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)

@@ -37,7 +37,10 @@ class Supervisor:
 
     def __init__(self, settings: Settings, workers: int) -> None:
         self._settings = settings
-        self._slots = [_Slot(settings, number) for number in range(workers)]
+        stages = ("credit", "identity") if settings.identity.enabled else ("credit",)
+        places = [(stage, n) for stage in stages for n in range(workers)]
+        # Ports count up over all of them.
+        self._slots = [_Slot(settings, number, stage) for number, (stage, _) in enumerate(places)]
         self._signals = 0
         self._at_once = 0
 
@@ -81,9 +84,10 @@ class Supervisor:
 class _Slot:
     """One place for a worker process."""
 
-    def __init__(self, settings: Settings, number: int) -> None:
+    def __init__(self, settings: Settings, number: int, stage: str) -> None:
         self._settings = settings
         self._number = number
+        self._stage = stage
         self._process: subprocess.Popen[bytes] | None = None
         self._started_s = 0.0
         self._start_again_s = 0.0
@@ -92,7 +96,9 @@ class _Slot:
 
     def start(self) -> None:
         self._started_s = time.monotonic()
-        self._process = spawn(self._settings, self._number, stdout=subprocess.DEVNULL, start_new_session=True)
+        self._process = spawn(
+            self._settings, self._number, stage=self._stage, stdout=subprocess.DEVNULL, start_new_session=True
+        )
 
     def look(self) -> int | None:
         """Start the worker again where that is right; its exit code where it ended for good."""

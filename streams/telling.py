@@ -154,6 +154,10 @@ def _cause(revision: Document, conversion_id: str) -> str:
     at = "" if source is None else f"{source['topic']}/{source['partition']}/{source['offset']}"
     if cause["kind"] == "unknown":
         return f"{at}, which is not there any more" if at else "not stated"
+    if cause["kind"] == "move":
+        return (
+            f"{cause['of']} turned out to be the same: {cause['touches']} touches, {cause['conversions']} conversions"
+        )
     if cause["kind"] == "touch":
         return f"touch {cause['touch_id']} ({cause['channel']}, {moment(cause['touched_at'])}) came in"
     whose = "" if cause["conversion_id"] == conversion_id else f"conversion {cause['conversion_id']} of this journey: "
@@ -209,3 +213,18 @@ def _outcome(c: Document) -> str:
 
 def _waiting(each: Document) -> str:
     return f"waiting for its create: {each['action']} of {each['conversion_id']}, made {moment(each['occurred_at'])}"
+
+
+def identity(found: Document) -> list[str]:
+    """The lines of `touchstream identity show`."""
+    ids = found["ids"]
+    rows = [["id", "same as", "since"]]
+    rows += [[short(shown(each["id"])), short(shown(each["up"] or "")) or NONE, moment(each["since"])] for each in ids]
+    lines = [f"person {shown(found['person_id'])}, {len(ids)} ids", "", *table(rows)]
+    if not found["complete"]:
+        lines.append("and more, which are not shown")
+    for each in ids:
+        if each["refused"]:
+            last = ", ".join(short(shown(one["id"])) for one in each["refused_last"])
+            lines.append(f"{shown(each['id'])} refused {each['refused']} ids (identity.ids_max), the last: {last}")
+    return lines

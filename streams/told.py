@@ -11,6 +11,7 @@ from models.durations import format_duration
 from models.explaining import ExplainedSet, Explanation, LeftOut, Part, explain
 from models.facts import Conversion, JourneyTouch, Touch
 from models.journey import in_order, unique
+from models.moving import Move
 from models.policy import Policy
 from models.revisions import Place, Revision, final_view
 from streams.explain import Explained, JourneyFound
@@ -71,6 +72,7 @@ def journey_document(found: JourneyFound, kind: str) -> Document:
     return {
         "journey": {
             "key": found.journey.key,
+            "merged": list(found.journey.merged),
             "kind": kind,
             "partition": found.journey.partition,
             "touches": len(first),
@@ -155,6 +157,7 @@ def _journey(told: Explained) -> Document | None:
     distinct = len({touch.event_id for touch in told.journey.touches})
     return {
         "key": told.journey.key,
+        "merged": list(told.journey.merged),
         "partition": told.journey.partition,
         "touches": distinct,
         "duplicates": len(told.journey.touches) - distinct,
@@ -233,10 +236,12 @@ def _revision(revision: Revision, told: Explained, only: str | None) -> Document
 
 
 def _cause(source: Place | None, causes: Mapping[Place, Cause], conversion_id: str) -> Document:
-    """`kind`: touch, create, restate or retract; unknown where the record is not in its topic any more."""
+    """`kind`: touch, create, restate, retract or move; unknown where the record is not in its topic any more."""
     cause = None if source is None else causes.get(source)
     if cause is None:
         return {"kind": "unknown"}
+    if isinstance(cause, Move):
+        return {"kind": "move", "of": cause.of, "touches": len(cause.touches), "conversions": len(cause.conversions)}
     if isinstance(cause, Touch):
         at = {"touch_id": cause.event_id, "channel": cause.channel, "touched_at": cause.occurred_ms}
         return {"kind": "touch", **at}

@@ -11,7 +11,7 @@ import ssl
 import time
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from models.durations import DAY_MS
@@ -34,7 +34,7 @@ DEAD_LETTER_BYTES = INPUT_BYTES + 64 * 1024
 OUTPUT_BYTES = 1024 * 1024 + 12  # Kafka's own default, stated so that a lower one of the cluster shows up
 
 Cleanup = Literal["delete", "compact", "compact,delete"]
-Retention = Literal["inputs", "credits", "dead-letters", "none"]
+Retention = Literal["inputs", "for ever", "credits", "dead-letters", "none"]
 Kind = Literal["missing", "partitions", "config"]
 
 
@@ -55,9 +55,12 @@ class Topic:
 TABLE = (
     Topic("touches", "person_id", "delete", "inputs", co_partitioned=True),
     Topic("conversions", "person_id", "delete", "inputs", co_partitioned=True),
-    Topic("raw-touches", "any id", "delete", "inputs"),
-    Topic("raw-conversions", "any id", "delete", "inputs"),
-    Topic("identities", "all ids of the record", "compact"),
+    Topic("moves", "person_id", "delete", "inputs", co_partitioned=True),
+    Topic("raw-touches", "any id", "delete", "inputs", co_partitioned=True),
+    Topic("raw-conversions", "any id", "delete", "inputs", co_partitioned=True),
+    Topic("identities", "all ids of the record", "compact", co_partitioned=True),
+    # Never compacted, as an id has many links; kept for ever, as what is known of ids is made of them.
+    Topic("links", "any id", "delete", "for ever", co_partitioned=True),
     Topic("costs", "campaign|channel|date|currency", "compact"),
     # A credit carries the record time of what caused it, so its topic keeps the producer's time.
     Topic("credits", "credit_id", "compact,delete", "credits", False, OUTPUT_BYTES, co_partitioned=True),
@@ -119,22 +122,27 @@ def names(settings: Settings) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Topics:
-    """Full names of the topics that a worker reads and writes."""
+    """Full names of the topics that workers read and write."""
 
     touches: str
     conversions: str
+    moves: str
     credits: str
     dead_letters: str
+    links: str = ""
+    identities: str = ""
+    raw_touches: str = ""
+    raw_conversions: str = ""
 
 
 def topics_of(settings: Settings) -> Topics:
-    """The topics of a worker under these settings."""
-    return Topics(*(name_of(settings, name) for name in ("touches", "conversions", "credits", "dead-letters")))
+    """The topics of the workers under these settings."""
+    return Topics(*(name_of(settings, field.name.replace("_", "-")) for field in fields(Topics)))
 
 
-def group_of(settings: Settings) -> str:
-    """The consumer group of the crediting stage."""
-    return f"{settings.kafka.prefix}.credit"
+def group_of(settings: Settings, stage: str = "credit") -> str:
+    """The consumer group of a stage: `credit` or `identity`."""
+    return f"{settings.kafka.prefix}.{stage}"
 
 
 def wanted_settings(topic: Topic, settings: Settings, keep_forever: bool = False) -> dict[str, str]:
@@ -157,6 +165,8 @@ def retention_ms(topic: Topic, settings: Settings) -> int:
 
     Inputs: as long as a touch can still count for a conversion, because a lost Redis is rebuilt from them.
     """
+    if topic.retention == "for ever":
+        return FOREVER
     if topic.retention == "credits":
         return settings.credits.retention
     if topic.retention == "dead-letters":

@@ -1,4 +1,4 @@
-"""Batch transport: one Faust event is one fetched chunk of one partition number, touches and conversions together.
+"""Batch transport: one Faust event is one fetched chunk of one partition number, all topics of a stage together.
 
 Faust stays the host (group membership, co-partitioned assignment, rebalances, flow control); only its path of single
 events is replaced. The transport chunks, marks incarnations and moves positions. It commits nothing: offsets belong to
@@ -52,14 +52,13 @@ class BrokenSequence(RuntimeError):
 
 
 class CoPartitioningError(RuntimeError):
-    """This worker does not own the same partition numbers of touches and conversions."""
+    """This worker does not own the same partition numbers of all topics of its stage."""
 
 
 class Owner(Protocol):
-    """Who processes the partition numbers of this worker."""
+    """Who processes the partition numbers of this worker. `inputs`: topics, those handed out first in front."""
 
-    touches: str
-    conversions: str
+    inputs: tuple[str, ...]
     batch_records: int
 
     async def on_assigned(self, consumer: "Consumer", partitions: set[int]) -> Mapping[TP, int]:
@@ -72,16 +71,15 @@ class Owner(Protocol):
 @dataclass(slots=True)
 class Batch:
     """Consecutive records of one partition number, as aiokafka's own C records (offset, timestamp, key, value,
-    headers)."""
+    headers); `parts` are those of each input topic, in the order of the owner's `inputs`."""
 
     partition: int
-    touches: list[Any]
-    conversions: list[Any]
+    parts: tuple[list[Any], ...]
     incarnation: int
 
     @property
     def count(self) -> int:
-        return len(self.touches) + len(self.conversions)
+        return sum(map(len, self.parts))
 
 
 class BatchMessage(ConsumerMessage):
@@ -134,14 +132,14 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
 
 
 class Consumer(driver.Consumer):
-    """Faust's consumer, handing out batches of the two topics of its owner."""
+    """Faust's consumer, handing out batches of the topics of its owner."""
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         app: Any = self.app
         owner: Owner = app.batch_owner
         self._owner = owner
-        self._batched = frozenset({owner.touches, owner.conversions})
+        self._batched = frozenset(owner.inputs)
         self._taken: dict[TP, list[Any]] = {}
         self._in_flight: defaultdict[int, int] = defaultdict(int)
         self._incarnation: defaultdict[int, int] = defaultdict(int)
@@ -187,8 +185,10 @@ class Consumer(driver.Consumer):
         return self._incarnation[partition]
 
     def partitions(self, topic: str) -> int:
-        """How many partitions the topic has; 1 while that is not known, which is before any record comes."""
-        return self.topic_partitions(topic) or 1
+        """How many partitions the topic has; 0 while that is not known, which is before any record comes."""
+        # Faust's `topic_partitions` reads what only the leader of a group keeps: all others would be told None.
+        found = cast(Any, self._thread)._ensure_consumer().partitions_for_topic(topic)
+        return len(found or ())
 
     def hold_back(self, tp: TP, yes: bool) -> None:
         """Stop asking for a topic partition for a while, or go on; for the bound on held conversions."""
@@ -232,17 +232,18 @@ class Consumer(driver.Consumer):
         self._wake.set()
 
     def _partition_numbers(self, assigned: Iterable[TP]) -> set[int]:
-        """The partition numbers owned, which must be the same of both topics: a journey needs both."""
-        owned: dict[str, set[int]] = {topic: set() for topic in self._batched}
+        """The partition numbers owned, which must be the same of all topics: a journey needs each of them."""
+        owned: dict[str, set[int]] = {topic: set() for topic in self._owner.inputs}
         for tp in assigned:
             owned[tp.topic].add(tp.partition)
-        touches, conversions = owned[self._owner.touches], owned[self._owner.conversions]
-        if touches != conversions:
-            raise CoPartitioningError(
-                f"assigned partitions {sorted(touches)} of {self._owner.touches} but {sorted(conversions)} of "
-                f"{self._owner.conversions}; both topics must have the same number of partitions"
-            )
-        return touches
+        first, numbers = next(iter(owned.items()))
+        for topic, others in owned.items():
+            if others != numbers:
+                raise CoPartitioningError(
+                    f"assigned partitions {sorted(numbers)} of {first} but {sorted(others)} of {topic}; "
+                    "these topics must have the same number of partitions"
+                )
+        return numbers
 
     async def _seek_all(self, starts: Mapping[TP, int]) -> None:
         self._next.update(starts)
@@ -370,24 +371,27 @@ class Consumer(driver.Consumer):
         return True
 
     def _next_message(self, partition: int, generation: int) -> BatchMessage | None:
-        """The next chunk of a partition number, touches first as conversions wait for them."""
+        """The next chunk of a partition number, of the first topics first (conversions wait for touches)."""
         left = self._owner.batch_records
-        parts: dict[str, list[Any]] = {self._owner.touches: [], self._owner.conversions: []}
-        for topic in parts:
+        parts: list[list[Any]] = []
+        places: list[TP] = []
+        for topic in self._owner.inputs:
             tp = TP(topic, partition)
+            part: list[Any] = []
             taken = self._taken.get(tp)
             if taken and left > 0:
                 count = min(len(taken), left)
-                parts[topic], self._taken[tp] = (taken, []) if count == len(taken) else (taken[:count], taken[count:])
+                part, self._taken[tp] = (taken, []) if count == len(taken) else (taken[:count], taken[count:])
                 left -= count
-        touches, conversions = parts.values()
-        records = touches or conversions
-        if not records:
+                if places:
+                    self._read_offset[tp] = part[-1].offset + 1
+                places.append(tp)
+            parts.append(part)
+        if not places:
             return None
-        tp = TP(self._owner.touches if touches else self._owner.conversions, partition)
-        if touches and conversions:
-            self._read_offset[TP(self._owner.conversions, partition)] = conversions[-1].offset + 1
-        batch = Batch(partition, touches, conversions, self._incarnation[partition])
+        tp = places[0]
+        batch = Batch(partition, tuple(parts), self._incarnation[partition])
+        records = next(part for part in parts if part)
         first, last = records[0], records[-1]
         return BatchMessage(
             tp.topic,

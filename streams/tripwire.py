@@ -13,7 +13,6 @@ from collections import deque
 from collections.abc import Iterable, Sequence
 
 from streams.decode import Taken
-from streams.gate import Held
 from streams.publish import DeadLetter
 
 # The subkey of a partition under which the store keeps it.
@@ -61,13 +60,13 @@ class TripWire:
         return not self.loose and not self._dead
 
 
-def flags_of(taken: Taken, ready: Iterable[Held], dead: Iterable[DeadLetter], touches: str) -> list[bool]:
+def flags_of(taken: Taken, dead: Iterable[DeadLetter], touches: str, conversions: str) -> list[bool]:
     """The records of a step in the order of their offsets, touches first: True for those that are dead letters.
 
-    Corrections that waited in vain are left out: they came long ago.
+    Corrections that waited in vain are left out: they came long ago. So are moves, which are our own.
     """
     dead_touches = {letter.offset for letter in dead if letter.topic == touches}
-    dead_conversions = {letter.offset for letter in dead if letter.topic != touches}
+    dead_conversions = {letter.offset for letter in dead if letter.topic == conversions}
     good = (*(touch[0] for touch in taken.touches), *(offset for offset, _ in taken.filtered))
     offsets = sorted([*good, *dead_touches])
-    return [o in dead_touches for o in offsets] + [held.offset in dead_conversions for held in ready]
+    return [o in dead_touches for o in offsets] + [held.offset in dead_conversions for held in taken.conversions]

@@ -16,6 +16,7 @@ import sys
 import threading
 from collections import Counter
 from dataclasses import fields
+from typing import Any
 
 import stamina
 from aiokafka.errors import KafkaError
@@ -37,6 +38,9 @@ GC_THRESHOLDS = (200_000, 20, 100)
 # Not SIGTERM: a supervisor that ends after it has asked its workers to stop has not asked them a second time.
 SUPERVISOR_GONE = signal.SIGHUP
 
+# What links came to, as `models.linking.Outcome` has it.
+LINKED = ("admitted", "refused", "merged", "passed_on", "waiting")
+
 # Loggers of libraries that report, as warnings, what the protocol expects and handles.
 QUIET = ("aiokafka", "faust", "mode", "streams.app", "streams.transport", "state.table")
 
@@ -52,8 +56,16 @@ class Totals:
         for name in self._names:
             self._sums[name] += getattr(report, name)
 
+    def add_linked(self, linked: Any) -> None:
+        """Take what the links of a step came to."""
+        for name in LINKED:
+            self._sums[f"links_{name}"] += getattr(linked, name)
+
     def line(self) -> str:
-        return json.dumps({name: self._sums[name] for name in self._names})
+        return json.dumps(
+            {name: self._sums[name] for name in self._names}
+            | {f"links_{name}": self._sums[f"links_{name}"] for name in LINKED}
+        )
 
 
 def main() -> None:
@@ -67,7 +79,7 @@ def main() -> None:
     totals = Totals()
     threading.Thread(target=_end_with_supervisor, daemon=True).start()
     with asyncio.Runner(loop_factory=_new_loop) as runner:
-        code = runner.run(_run(settings, totals, int(sys.argv[1])))
+        code = runner.run(_run(settings, totals, int(sys.argv[1]), sys.argv[3]))
     print(totals.line(), flush=True)
     logging.shutdown()
     # Threads of libraries may still be about; nothing of value is left to do.
@@ -81,12 +93,13 @@ def _new_loop() -> asyncio.AbstractEventLoop:
     return loop
 
 
-async def _run(settings: Settings, totals: Totals, number: int) -> int:
+async def _run(settings: Settings, totals: Totals, number: int, name: str) -> int:
     """Start the app, wait for the end, and stop it in good order; the exit code."""
     from streams import watchdog  # noqa: PLC0415
     from streams.app import build_app  # noqa: PLC0415
     from streams.origin import read_origin  # noqa: PLC0415
     from streams.policies import exchange  # noqa: PLC0415
+    from streams.stages import credit_stage, identity_stage  # noqa: PLC0415
     from streams.watch import Watch  # noqa: PLC0415
 
     stop = _stop_on_signals(asyncio.get_running_loop())
@@ -97,7 +110,12 @@ async def _run(settings: Settings, totals: Totals, number: int) -> int:
         watch.report(step)
 
     try:
-        app = build_app(settings, report, await exchange(settings), origin=await read_origin(settings))
+        origin = await read_origin(settings, name)
+        if name == "identity":
+            stage = identity_stage(settings, report, totals.add_linked, origin)
+        else:
+            stage = credit_stage(settings, report, await exchange(settings), origin)
+        app = build_app(settings, stage)
         await watch.start(settings.web, number, app.batch_owner, app.journeys)
     except (TouchstreamError, KafkaError, TimeoutError) as exc:
         return _say(exc)

@@ -7,12 +7,15 @@ from pydantic import BaseModel
 
 from models.records.inputs import Conversion, Cost, Identify, Touch
 from models.records.output import Credit
+from models.records.raw import RawConversion, RawTouch
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 
 _RECORDS: dict[str, type[BaseModel]] = {
     "touch": Touch,
     "conversion": Conversion,
+    "raw-touch": RawTouch,
+    "raw-conversion": RawConversion,
     "identify": Identify,
     "cost": Cost,
     "credit": Credit,
@@ -20,7 +23,7 @@ _RECORDS: dict[str, type[BaseModel]] = {
 
 
 def schemas() -> dict[str, dict[str, Any]]:
-    """JSON Schema (2020-12) by record name: touch, conversion, identify, cost, credit."""
+    """JSON Schema (2020-12) by record name: touch, conversion, raw-touch, raw-conversion, identify …"""
     return {name: {"$schema": DIALECT, **record.model_json_schema()} for name, record in _RECORDS.items()}
 
 

@@ -82,20 +82,42 @@ def test_topics_are_made_with_the_rights_of_apply(secured: Secured) -> None:
     assert plan.code == 0, plan.said()
 
 
-def test_rights_of_a_run_are_those_of_a_workers_own_topics() -> None:
+BOTH = ("Read", "Write")
+OF_CREDITING = {
+    "touches": ("Read",),
+    "conversions": ("Read",),
+    "moves": BOTH,
+    "credits": ("Write",),
+    "dead-letters": ("Write",),
+    "policies": BOTH,
+}
+OF_IDENTITIES = {
+    "touches": BOTH,
+    "conversions": BOTH,
+    "links": BOTH,
+    "identities": ("Read",),
+    "raw-touches": BOTH,
+    "raw-conversions": BOTH,
+}
+
+
+@pytest.mark.parametrize(
+    ("given", "topics", "stages"),
+    [
+        ({"identity.enabled": False}, OF_CREDITING, ("credit",)),
+        ({}, OF_CREDITING | OF_IDENTITIES, ("credit", "identity")),
+    ],
+)
+def test_rights_of_a_run_are_those_of_a_workers_own_topics(
+    given: dict[str, Any], topics: dict[str, Any], stages: tuple[str, ...]
+) -> None:
     """No right of a run is listed twice, none is on all of Kafka, and inputs and outputs are not mixed up."""
-    rights = [right for right in acls.kafka_rights(Settings()) if right.use == "run"]
-    topic_rights = {right.name.removeprefix("touchstream."): right.operations for right in rights[:5]}
-    assert topic_rights == {
-        "touches": ("Read",),
-        "conversions": ("Read",),
-        "credits": ("Write",),
-        "dead-letters": ("Write",),
-        "policies": ("Read", "Write"),
-    }
-    assert [(right.resource, right.name, right.operations, right.pattern) for right in rights[5:]] == [
-        ("group", "touchstream.credit", ("Read",), "literal"),
-        ("transactional-id", "touchstream.credit.", ("Write",), "prefixed"),
+    rights = [right for right in acls.kafka_rights(load_settings(None, given, {})) if right.use == "run"]
+    own = [right for right in rights if right.resource == "topic"]
+    assert [(right.name.removeprefix("touchstream."), right.operations) for right in own] == list(topics.items())
+    assert [(r.resource, r.name, r.operations, r.pattern) for r in rights if r.resource != "topic"] == [
+        *(("group", f"touchstream.{stage}", ("Read",), "literal") for stage in stages),
+        *(("transactional-id", f"touchstream.{stage}.", ("Write",), "prefixed") for stage in stages),
     ]
 
 

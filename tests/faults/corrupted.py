@@ -79,7 +79,7 @@ def true_world(seed: int, *, troubled: bool = False, blind_to: str = "") -> Worl
     return World(
         [*_input(simulation), *_output(simulation)],
         rules_of(drawn),
-        (applied[0], applied[1]),
+        (applied.offsets[0], applied.offsets[1]),
         (kafka.committed[fakes.TOPICS.touches], kafka.committed[fakes.TOPICS.conversions]),
         _replayed(seed, blind_to),
     )

@@ -24,6 +24,8 @@ commit_interval = "300ms"
 session_timeout = "6s"
 [web]
 port = 0
+[identity]
+enabled = false
 """
 
 

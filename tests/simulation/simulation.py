@@ -26,7 +26,7 @@ from tests.simulation.scenario import Scenario
 from tests.simulation.schedule import ANY_TIME, Schedule
 from tests.simulation.worker import Crash, Left, Worker, leave
 from tests.support import fakes
-from tests.support.fakes import CONVERSIONS, TOUCHES
+from tests.support.fakes import TOUCHES
 
 # Simulated seconds after which a world that has not come to rest never will.
 REST_S = 900.0
@@ -122,15 +122,15 @@ class Simulation:
             self._worker = None
 
     def claimed(self, worker: Worker, starts: Mapping[TP, int]) -> None:
-        touches, conversions = (starts[tp] for tp in (TOUCHES, CONVERSIONS))
-        committed = tuple(self.kafka.committed.get(tp.topic, 0) for tp in (TOUCHES, CONVERSIONS))
-        self.story.append(f"{'':12}claimed from {touches},{conversions}, committed {committed}")
+        first = tuple(starts[tp] for tp in self.kafka.logs)
+        committed = tuple(self.kafka.committed.get(tp.topic, 0) for tp in self.kafka.logs)
+        self.story.append(f"{'':12}claimed from {first}, committed {committed}")
         if not worker.task.replaying:
             return
         self.count("committed ahead of applied")
         if any(end > done for end, done in zip(self.kafka.end(), committed, strict=True)):
             self.count("catch-up with newer records in the log")
-        if touches == conversions == 0 < committed[1]:
+        if not any(first) and committed[1] > 0:
             self.rebuilds.append(self.kafka.transactions)
             self.count("rebuild from the beginning")
 
@@ -156,7 +156,7 @@ class Simulation:
         applied = self.applied()
         return (
             applied is not None
-            and applied[:2] == self.kafka.end()
+            and applied.offsets == self.kafka.end()
             and self._worker is not None
             and self._worker.end is None
             and not self._worker.task.replaying

@@ -10,14 +10,15 @@ from faust.types import TP
 from models.rules import Rules
 from state.memory import MemoryStore
 from state.store import Fenced, Lost, Unreachable, Writes
+from streams.credit_task import CreditTask
 from streams.decode import Decoder
-from streams.processor import Limits, PartitionTask
+from streams.processor import Limits
 from streams.publish import Output, Superseded, Uncertain
 from streams.report import BatchReport
 from tests.simulation.scenario import Scenario
 from tests.simulation.schedule import HELD, TRANSACTION
 from tests.support import fakes
-from tests.support.fakes import CONVERSIONS, TOPICS, TOUCHES
+from tests.support.fakes import CONVERSIONS, TOPICS
 
 # How long a process that is suspended stands still: shorter and longer than it takes to be replaced.
 SUSPENSIONS_S = (0.2, 1.0, 5.0)
@@ -148,12 +149,12 @@ class Worker:
         self.consumer = _Consumer(self)
         scenario = world.scenario
         settle_ms, policy = scenario.settle_ms, scenario.policy
-        self.task: Any = PartitionTask(
+        self.task: Any = CreditTask(
             0,
             TOPICS,
             _Store(self),
             _Publisher(self),  # type: ignore[arg-type]
-            Decoder(TOPICS.touches, TOPICS.conversions, policy.journey == "account"),
+            Decoder(TOPICS.touches, TOPICS.conversions, TOPICS.moves, policy.journey == "account"),
             Rules(policy, settle_ms),
             Limits(settle_ms, rng.choice((1, 3, 50)), held_max=2, commit_every_s=rng.choice((0.2, 2.0)), retry_s=30.0),
             self.at,
@@ -217,12 +218,12 @@ class Worker:
         """Fetch and hand out in any order and any portions."""
         rng, consumer = self.rng, self.consumer
         while True:
-            for tp in (TOUCHES, CONVERSIONS):
+            for tp in self.world.kafka.logs:
                 if rng.random() < 0.5:
                     consumer.ask(tp, rng.choice((1, 2, 9)))
             await asyncio.sleep(rng.choice((0, 0, 0.01, 0.05)))
-            consumer.land(TOUCHES)
-            consumer.land(CONVERSIONS)
+            for tp in self.world.kafka.logs:
+                consumer.land(tp)
             self._see()
             event = consumer.batch(rng.choice((0, 1, 2, 9)), rng.choice((0, 1, 2, 9)))
             if event is not None:

@@ -35,7 +35,7 @@ class Store:
 @pytest.mark.parametrize(
     ("end", "why"),
     [
-        (2, "the store is at conversion 2, Kafka's group at 0"),
+        (2, "the store is at offset 2 of conversions, Kafka's group at 0"),
         (1, "touches ends at 1, but 2 was processed already"),
     ],
 )
@@ -45,9 +45,9 @@ def test_a_hanging_transaction_is_told_as_a_cause(
     """A store ahead of the group, or of the log, is one block that says how to find and end a hanging transaction."""
     monkeypatch.setattr(claiming, "END_PAUSE_S", 0.0)
     consumer: Any = Kafka(end)
-    begun = Claiming(TOUCHES, CONVERSIONS, CREDITS, Store(), 0)
+    begun = Claiming((TOUCHES, CONVERSIONS), CREDITS, Store(), 0, frozenset({0}))
     with pytest.raises(StartError) as refused:
-        asyncio.run(begun.find(b"mine", b"2,2,-1,-1", consumer))
+        asyncio.run(begun.find(b"mine", b"2,2;-1;-1;0;0", consumer))
     assert _say(refused.value) == 1
     said = capsys.readouterr().err
     assert said.count("error[") == said.count("fix:") == 1

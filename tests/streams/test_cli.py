@@ -11,11 +11,12 @@ from streams import embedded
 from streams.cli import main
 from streams.commands import work
 from streams.options import ReplayOptions
+from streams.topics import TABLE
 
 ROOT = Path(__file__).parents[2]
 COMMANDS = [
     *("demo", "run", "replay", "simulate", "doctor", "channel", "topics", "config", "schema"),
-    *("explain", "journey", "dead-letters"),
+    *("explain", "forget", "identity", "journey", "dead-letters"),
 ]
 NESTED = [
     ["topics", "plan"],
@@ -72,7 +73,7 @@ def test_help_imports_nothing_heavy() -> None:
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (["forget"], "No such command 'forget'"),
+        (["fit"], "No such command 'fit'"),
         (["topcis", "plan"], "Did you mean 'topics'"),
         (["topics", "plan", "--partitions", "many"], "--partitions"),
         (["topics", "plan", "--partitions", "0"], "between 1 and 10000"),
@@ -184,7 +185,7 @@ def test_topics_plan_finds_apply_makes_and_plan_is_quiet(broker: str, capsys: py
     """A finding is exit code 1; after apply there is none."""
     at = ["--broker", broker, "--prefix", "cli"]
     assert main(["topics", "plan", *at, "--json"]) == 1
-    assert len(json.loads(capsys.readouterr().out)["differences"]) == 10
+    assert len(json.loads(capsys.readouterr().out)["differences"]) == len(TABLE)
     assert main(["topics", "apply", *at, "--partitions", "2"]) == 0
     assert "created with 2 partitions" in capsys.readouterr().out
     assert main(["topics", "plan", *at]) == 0

@@ -32,13 +32,13 @@ def record(offset: int, key: bytes | None, value: bytes | None) -> LogRecord:
 
 def touches(*records: LogRecord, by_account: bool = False) -> Taken:
     taken = Taken()
-    Decoder("touches", "conversions", by_account).touches(records, 3, taken)
+    Decoder("touches", "conversions", "moves", by_account).touches(records, 3, taken)
     return taken
 
 
 def conversions(*records: LogRecord, by_account: bool = False) -> Taken:
     taken = Taken()
-    Decoder("touches", "conversions", by_account).conversions(records, 3, taken)
+    Decoder("touches", "conversions", "moves", by_account).conversions(records, 3, taken)
     return taken
 
 
@@ -163,7 +163,7 @@ def test_nothing_taken_is_false() -> None:
 
 def filtering(*tables: dict[str, Any]) -> Decoder:
     filters = Filters.of(TypeAdapter(FilterTables).validate_python(list(tables)))
-    return Decoder("touches", "conversions", False, filters)
+    return Decoder("touches", "conversions", "moves", False, filters)
 
 
 NO_CONSENT = {

@@ -5,14 +5,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import faust
+import pytest
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from streams import embedded, transport
+from tests.streams.test_transport import install_for_one_test
 
 
-async def test_aborted_records_are_not_read(embedded_broker: embedded.Broker) -> None:
+async def test_aborted_records_are_not_read(embedded_broker: embedded.Broker, monkeypatch: pytest.MonkeyPatch) -> None:
     """Of an aborted transaction nothing is handed out; what follows it is."""
+    install_for_one_test(monkeypatch)
     bootstrap, name = embedded_broker.bootstrap, f"isolation-{uuid.uuid4().hex}"
     partition = TopicPartition(name, 0)
     admin = AIOKafkaAdminClient(bootstrap_servers=bootstrap)
@@ -38,9 +41,8 @@ async def test_aborted_records_are_not_read(embedded_broker: embedded.Broker) ->
 
 def workers_consumer(bootstrap: str) -> AIOKafkaConsumer:
     """The client that the transport gives to a worker's consumer thread."""
-    transport.install()
     app: Any = faust.App("isolation", broker=f"{transport.SCHEME}://{bootstrap}", set_as_current=False)
-    app.batch_owner = SimpleNamespace(touches="touches", conversions="conversions")
+    app.batch_owner = SimpleNamespace(inputs=("touches", "conversions"))
 
     async def ignore(*_: Any) -> None:
         """No callback of Faust's is of interest here."""

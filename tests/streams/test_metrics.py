@@ -39,7 +39,7 @@ def test_counts_of_a_step_are_added() -> None:
     registry, metrics = build()
     report = BatchReport(3)
     names = [f"{event}{'es' if event == 'touch' else 's'}_{outcome}" for event in EVENTS for outcome in OUTCOMES]
-    sums = "mismatched misrouted credits tombstones restated unattributed retracted milestones uncounted"
+    sums = "mismatched misrouted credits tombstones restated unattributed retracted milestones forgotten uncounted"
     sums += " transactions replayed"
     for number, name in enumerate([*names, *sums.split()], start=1):
         setattr(report, name, number)
@@ -50,7 +50,8 @@ def test_counts_of_a_step_are_added() -> None:
     for number, (event, outcome) in enumerate(((e, o) for e in EVENTS for o in OUTCOMES), start=1):
         assert value(registry, "events_total", type=event, outcome=outcome) == 2 * number
     shown = "mismatched_sums misrouted credits_published tombstones restatements unattributed retracted milestones"
-    for number, name in enumerate([*shown.split(), "uncounted", "transactions", "replayed"], start=1 + len(names)):
+    more = ("forgotten", "uncounted", "transactions", "replayed")
+    for number, name in enumerate([*shown.split(), *more], start=1 + len(names)):
         assert value(registry, f"{name}_total") == 2 * number
     assert value(registry, "dead_letters_total", reason="invalid-json") == 80
     assert value(registry, "conversions_credited_total", attribution_model="linear") == 100

@@ -9,6 +9,7 @@ from unittest import mock
 import pytest
 
 from models.journey import BUCKET_MS, read_frames
+from models.moving import Merge, Move, write_move
 from models.outcome import Reason
 from models.policy import Policy
 from models.rules import Rules
@@ -16,15 +17,16 @@ from state.keys import APPLIED, OWNER, prefix
 from state.memory import MemoryStore
 from state.store import Fenced, Lost, Unreachable
 from streams import processor
+from streams.credit_task import CreditTask
 from streams.decode import Decoder
 from streams.origin import ORIGIN, Origin, Topic
-from streams.processor import Applied, Limits, PartitionTask, StartError
+from streams.processor import Applied, Limits, StartError
 from streams.publish import Refused, Superseded, Uncertain
 from streams.report import BatchReport
 from streams.transport import Batch
 from streams.tripwire import ACCEPTED, TRIP, TRIPPED, WINDOW, Tripped
 from tests.support import fakes
-from tests.support.fakes import CONVERSIONS, START_MS, TOPICS, TOUCHES, LogRecord, virtual_time
+from tests.support.fakes import CONVERSIONS, MOVES, START_MS, TOPICS, TOUCHES, LogRecord, virtual_time
 
 SETTLE_MS = 250
 HOUR_MS = 3_600_000
@@ -54,6 +56,7 @@ class Desk:
         *,
         origin: Origin | None = None,
         republish: bool = False,
+        attribution: dict[str, Any] | None = None,
         **limits: Any,
     ) -> None:
         self.kafka = kafka or fakes.Kafka()
@@ -62,14 +65,15 @@ class Desk:
         self.consumer = fakes.Consumer(self.kafka)
         self.reports: list[BatchReport] = []
         self.crash_at = ""
-        self.now_ms = START_MS + 60_000 * sum(len(log.records) for log in self.kafka.logs.values())
-        policy = Policy.from_effective({"attribution": {"models": ["linear"]}})
-        self.task: Any = PartitionTask(
+        self.now_ms = max([START_MS, *(log.records[-1].timestamp for log in self.kafka.logs.values() if log.records)])
+        self._attribution = attribution or {}
+        policy = Policy.from_effective({"attribution": {"models": ["linear"], **self._attribution}})
+        self.task: Any = CreditTask(
             0,
             TOPICS,
             self.store,
             self.publisher,  # type: ignore[arg-type]
-            Decoder(TOPICS.touches, TOPICS.conversions, by_account=False),
+            Decoder(TOPICS.touches, TOPICS.conversions, TOPICS.moves, by_account=False),
             Rules(policy, SETTLE_MS),
             Limits(**{"settle_ms": SETTLE_MS, "held_max": 3, **limits}),
             self._at,
@@ -80,16 +84,20 @@ class Desk:
 
     def again(self, **options: Any) -> "Desk":
         """Another worker over the same Kafka and store."""
-        return Desk(self.kafka, self.store, **options)
+        return Desk(self.kafka, self.store, attribution=self._attribution, **options)
 
     async def claim(self) -> None:
         self.consumer.seek(await self.task.claim(self.consumer))
 
-    def touch(self, event_id: str, occurred_ms: int | None = None) -> LogRecord:
-        return self._append(TOUCHES, {"event_id": event_id, "channel": "Email"}, occurred_ms)
+    def touch(self, event_id: str, occurred_ms: int | None = None, **fields: Any) -> LogRecord:
+        return self._append(TOUCHES, {"event_id": event_id, "channel": "Email", **fields}, occurred_ms)
 
     def conversion(self, conversion_id: str, occurred_ms: int | None = None, **fields: Any) -> LogRecord:
         return self._append(CONVERSIONS, {"conversion_id": conversion_id, "value": "1", **fields}, occurred_ms)
+
+    def move(self, move: Merge | Move) -> LogRecord:
+        self.now_ms += 60_000
+        return self.kafka.logs[MOVES].append(*write_move(move), self.now_ms)
 
     def bad(self, tp: Any) -> LogRecord:
         self.now_ms += 60_000
@@ -98,18 +106,24 @@ class Desk:
     def _append(self, tp: Any, fields: dict[str, Any], occurred_ms: int | None) -> LogRecord:
         self.now_ms += 60_000
         record = {"person_id": "ada", "occurred_at": occurred_ms or self.now_ms, **fields}
-        return self.kafka.logs[tp].append(b"ada", json.dumps(record).encode(), self.now_ms)
+        return self.kafka.logs[tp].append(record["person_id"].encode(), json.dumps(record).encode(), self.now_ms)
 
-    async def step(self, touches: Sequence[LogRecord] = (), conversions: Sequence[LogRecord] = ()) -> None:
+    async def step(
+        self,
+        touches: Sequence[LogRecord] = (),
+        conversions: Sequence[LogRecord] = (),
+        moves: Sequence[LogRecord] = (),
+    ) -> None:
         """One step over these records, which the transport has read."""
-        for tp, records in ((TOUCHES, touches), (CONVERSIONS, conversions)):
+        parts = (list(touches), list(conversions), list(moves))
+        for tp, records in zip((TOUCHES, CONVERSIONS, MOVES), parts, strict=True):
             if records:
                 end = records[-1].offset + 1
                 self.consumer._next[tp] = self.consumer._position[tp] = self.consumer._reached[tp] = end
         for tp, log in self.kafka.logs.items():
             if not list(log.since(self.consumer._next[tp])):
                 self.consumer._position[tp] = self.consumer._reached[tp] = log.end
-        await self.task.step([Batch(0, list(touches), list(conversions), self.consumer.incarnation(0))])
+        await self.task.step([Batch(0, parts, self.consumer.incarnation(0))])
 
     async def settle(self) -> None:
         """Wait until conversions are due, and let them go."""
@@ -121,12 +135,12 @@ class Desk:
             raise Crash(point)
 
     @property
-    def applied(self) -> tuple[int, int]:
-        return Applied.parse(self.store.memory.data[prefix("memory", 0) + APPLIED])[:2]
+    def applied(self) -> tuple[int, ...]:
+        return Applied.parse(self.store.memory.data[prefix("memory", 0) + APPLIED]).offsets
 
     @property
-    def committed(self) -> tuple[int | None, int | None]:
-        return self.kafka.committed.get(TOUCHES.topic), self.kafka.committed.get(CONVERSIONS.topic)
+    def committed(self) -> tuple[int | None, ...]:
+        return tuple(self.kafka.committed.get(tp.topic) for tp in (TOUCHES, CONVERSIONS, MOVES))
 
     def effects(self) -> list[str]:
         """What took effect, in order; cleared by asking."""
@@ -172,8 +186,7 @@ class TestOrderOfEffects:
             desk.consumer.fetch(CONVERSIONS, 9)
             event = desk.consumer.batch(9, 9)
             assert event is not None
-            assert event.message.value.touches == [touch, younger]
-            assert event.message.value.conversions == [conversion]
+            assert event.message.value.parts == ([touch, younger], [conversion], [])
             assert desk.task.take(event)
             await eventually(lambda: event.message.acked)
             assert desk.effects() == ["published", "saved", "acked"]
@@ -192,7 +205,7 @@ class TestOrderOfEffects:
             touch, conversion, younger = desk.touch("t"), desk.conversion("c"), desk.touch("u")
             with pytest.raises(Refused):
                 await desk.step([touch, younger], [conversion])
-            assert (desk.effects(), desk.applied, desk.kafka.credits) == ([], (0, 0), [])
+            assert (desk.effects(), desk.applied, desk.kafka.credits) == ([], (0, 0, 0), [])
             await desk.claim()
             await desk.step(*(list(desk.kafka.logs[tp].since(at)) for tp, at in desk.consumer._next.items()))
             await desk.settle()
@@ -219,7 +232,7 @@ class TestOrderOfEffects:
             await after.step(*(list(after.kafka.logs[tp].since(at)) for tp, at in after.consumer._next.items()))
             await after.settle()
             assert [credit.key for credit in after.kafka.credits] == [b"c|linear|t"]
-            assert after.applied == (1, 1)
+            assert after.applied == (1, 1, 0)
             assert not after.task.replaying
 
         runner.run(story())
@@ -235,12 +248,12 @@ class TestCommits:
             desk = Desk(commit_every_s=5.0)
             await desk.claim()
             await desk.step([desk.touch("t")])
-            assert (desk.effects(), desk.applied, desk.committed) == (["saved"], (1, 0), (None, None))
+            assert (desk.effects(), desk.applied, desk.committed) == (["saved"], (1, 0, 0), (None, None, None))
             await desk.step()
             assert desk.effects() == []
             await asyncio.sleep(5.0)
             await desk.step()
-            assert (desk.effects(), desk.committed) == (["published"], (1, 0))
+            assert (desk.effects(), desk.committed) == (["published"], (1, 0, 0))
             await asyncio.sleep(5.0)
             await desk.step()
             assert desk.effects() == []
@@ -257,7 +270,7 @@ class TestCommits:
             assert "published" not in desk.effects()
             await desk.settle()
             assert desk.effects() == ["published", "saved"]
-            assert desk.applied == desk.committed == (0, 1)
+            assert desk.applied == desk.committed == (0, 1, 0)
             assert desk.kafka.credits == []
 
         runner.run(story())
@@ -271,10 +284,10 @@ class TestCommits:
             waiting = desk.conversion("c")
             bad_touch = desk.kafka.logs[TOUCHES].append(None, b"{", START_MS)
             await desk.step([bad_touch], [waiting])
-            assert desk.applied == desk.committed == (1, 0)
+            assert desk.applied == desk.committed == (1, 0, 0)
             assert len(desk.kafka.dead) == 1
             await desk.settle()
-            assert desk.applied == desk.committed == (1, 1)
+            assert desk.applied == desk.committed == (1, 1, 0)
 
         runner.run(story())
 
@@ -304,7 +317,7 @@ class TestCommits:
             await desk.step([desk.touch("t")])
             desk.task.start()
             await desk.task.stop()
-            assert desk.applied == desk.committed == (1, 0)
+            assert desk.applied == desk.committed == (1, 0, 0)
 
         runner.run(story())
 
@@ -328,9 +341,9 @@ class TestCommits:
             event = desk.consumer.batch(9, 9)
             assert desk.task.take(event)
             await eventually(lambda: desk.task.reclaims > 1)
-            assert desk.committed == (1, 1)
+            assert desk.committed == (1, 1, 0)
             await desk.task.stop()
-            assert desk.committed == (1, 1)
+            assert desk.committed == (1, 1, 0)
             desk.store.faults.clear()
             desk.store.before = lambda _: None
             after = desk.again()
@@ -411,7 +424,7 @@ class TestClaim:
             await old.again().claim()
             with pytest.raises(Fenced):
                 await old.step([old.touch("t")])
-            assert old.applied == (0, 0)
+            assert old.applied == (0, 0, 0)
 
         runner.run(story())
 
@@ -423,7 +436,7 @@ class TestClaim:
             await desk.claim()
             await desk.step([desk.touch("t")], [desk.conversion("c")])
             await desk.settle()
-            assert desk.committed == (1, 1)
+            assert desk.committed == (1, 1, 0)
             revision = desk.view()["c|linear|t"]["revision"]
             desk.store.memory.data.clear()
             desk.effects()
@@ -434,15 +447,15 @@ class TestClaim:
             await after.claim()
             assert after.task.replaying
             await after.step(touches, [])
-            assert (after.task.replaying, after.applied) == (True, (1, 0))
+            assert (after.task.replaying, after.applied) == (True, (1, 0, 0))
             await after.step([], conversions)
-            assert (after.task.replaying, after.applied) == (False, (1, 1))
+            assert (after.task.replaying, after.applied) == (False, (1, 1, 0))
             assert len(after.kafka.credits) == 1
             assert "published" not in after.effects()
             assert sum(r.replayed for r in after.reports) == 2
             await after.settle()
             await after.settle()
-            assert after.applied == (3, 2)
+            assert after.applied == (3, 2, 0)
             assert [d.offset for d in after.kafka.dead] == [2]
             assert after.view().keys() == {"c|linear|t", "c|linear|late", "d|linear|t", "d|linear|late"}
             assert after.view()["c|linear|t"]["revision"] > revision
@@ -499,7 +512,7 @@ class TestClaim:
             desk.kafka.committed.clear()
             after = desk.again()
             await after.claim()
-            assert (after.committed, after.task.replaying) == ((1, 1), False)
+            assert (after.committed, after.task.replaying) == ((1, 1, 0), False)
 
         runner.run(story())
 
@@ -530,9 +543,9 @@ class TestClaim:
             desk.kafka.logs[TOUCHES].start = 1
             after = desk.again()
             await after.claim()
-            assert (after.applied, after.task.replaying) == ((1, 0), True)
+            assert (after.applied, after.task.replaying) == ((1, 0, 0), True)
             await after.step(desk.kafka.logs[TOUCHES].records[1:], desk.kafka.logs[CONVERSIONS].records)
-            assert (after.applied, after.task.replaying, len(after.kafka.credits)) == ((2, 1), False, 2)
+            assert (after.applied, after.task.replaying, len(after.kafka.credits)) == ((2, 1, 0), False, 2)
             await after.step([], [after.conversion("c", action="retract")])
             await after.settle()
             assert len(after.kafka.credits) == 2, "its first touch is gone, so it stays as it was published"
@@ -555,7 +568,7 @@ class TestClaim:
             desk.kafka.logs[TOUCHES].start = 3
             after = desk.again()
             await after.claim()
-            assert (after.applied, after.task.replaying) == ((3, 1), False)
+            assert (after.applied, after.task.replaying) == ((3, 1, 0), False)
 
         runner.run(story())
         assert f"{TOUCHES.topic}/{TOUCHES.partition}: offsets 1 to 2 were deleted before they were read" in caplog.text
@@ -681,7 +694,7 @@ class TestBelonging:
             assert desk.store.memory.data.keys() == {prefix("memory", 0) + OWNER}
             after = desk.again(republish=True)
             await after.claim()
-            assert (after.applied, after.task.replaying) == ((0, 0), False)
+            assert (after.applied, after.task.replaying) == ((0, 0, 0), False)
 
         runner.run(story())
 
@@ -723,7 +736,7 @@ class TestTripWire:
             desk = await self.flood()
             with pytest.raises(Tripped):
                 await desk.step(self.unread(desk), [desk.conversion("d")])
-            assert (desk.effects(), desk.kafka.dead, desk.applied) == (["saved"], [], (1, 1))
+            assert (desk.effects(), desk.kafka.dead, desk.applied) == (["saved"], [], (1, 1, 0))
             assert desk.store.memory.data[self.KEY].startswith(TRIPPED + b"more than half of 1000 records")
 
         runner.run(story())
@@ -740,7 +753,7 @@ class TestTripWire:
             desk.task.start()
             await asyncio.sleep(600)
             assert "dead letters" in desk.task.tripped
-            assert (desk.kafka.dead, desk.consumer.held_back) == ([], {TOUCHES, CONVERSIONS})
+            assert (desk.kafka.dead, desk.consumer.held_back) == ([], set(desk.kafka.logs))
             assert not desk.task.waits()
             self.accept(desk)
             await self.read_all(desk)
@@ -866,7 +879,7 @@ class TestClaimAgain:
             desk.store.faults.append(fault)
             pump = asyncio.ensure_future(self._hand_out(desk))
             desk.task.start()
-            await eventually(lambda: desk.applied == (1, 1))
+            await eventually(lambda: desk.applied == (1, 1, 0))
             assert desk.task.reclaims == 1
             assert [credit.key for credit in desk.kafka.credits] == [b"c|linear|t"]
             pump.cancel()
@@ -931,7 +944,7 @@ class TestClaimAgain:
             assert desk.task.take(event)
             await eventually(lambda: event.message.acked)
             await desk.task.stop()
-            assert desk.applied == (0, 0)
+            assert desk.applied == (0, 0, 0)
 
         runner.run(story())
 
@@ -997,7 +1010,7 @@ class TestRestatement:
             second = desk.view()
             assert second.keys() == {"c|linear|t", "c|linear|late"}
             assert second["c|linear|t"]["revision"] > first["revision"]
-            assert desk.applied == desk.committed == (2, 1)
+            assert desk.applied == desk.committed == (2, 1, 0)
 
         runner.run(story())
 

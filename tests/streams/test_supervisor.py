@@ -14,6 +14,7 @@ from streams import supervisor
 from streams.settings import Settings
 
 WAIT_S = 30.0
+ONE_STAGE = Settings.model_validate({"identity": {"enabled": False}})
 
 
 class Workers:
@@ -22,13 +23,17 @@ class Workers:
     def __init__(self, *programs: str) -> None:
         self.programs = list(programs)
         self.started: list[subprocess.Popen[bytes]] = []
+        self.numbers: list[tuple[str, int]] = []
         self.enough = threading.Event()
         self.wanted = len(programs)
 
-    def __call__(self, settings: Settings, number: int = 0, log_level: str = "INFO", **popen: Any) -> Any:
+    def __call__(
+        self, settings: Settings, number: int = 0, log_level: str = "INFO", stage: str = "credit", **popen: Any
+    ) -> Any:
         program = self.programs[min(len(self.started), len(self.programs) - 1)]
         process = subprocess.Popen([sys.executable, "-c", program], **popen)
         self.started.append(process)
+        self.numbers.append((stage, number))
         if len(self.started) >= self.wanted:
             self.enough.set()
         return process
@@ -43,10 +48,10 @@ KILLED = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
 
 @pytest.fixture
 def run(monkeypatch: pytest.MonkeyPatch) -> Callable[..., int]:
-    def run(workers: Workers, count: int = 1) -> int:
+    def run(workers: Workers, count: int = 1, settings: Settings = ONE_STAGE) -> int:
         monkeypatch.setattr(supervisor, "spawn", workers)
         monkeypatch.setattr(supervisor, "PAUSE_S", 0.01)
-        running = supervisor.Supervisor(Settings(), count)
+        running = supervisor.Supervisor(settings, count)
         over = threading.Event()
 
         def ask() -> None:
@@ -80,11 +85,18 @@ def test_any_other_end_of_a_worker_ends_all(run: Callable[..., int]) -> None:
     assert [p.returncode for p in workers.started] == [-signal.SIGTERM, 4]
 
 
+def test_each_stage_has_so_many_workers(run: Callable[..., int]) -> None:
+    """Both stages run beside each other, and no two workers have the same number, which their ports follow from."""
+    workers = Workers(*[WAITS] * 4)
+    assert run(workers, count=2, settings=Settings()) == 0
+    assert workers.numbers == [("credit", 0), ("credit", 1), ("identity", 2), ("identity", 3)]
+
+
 def test_the_second_signal_ends_everything_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     """Workers that do not end when asked are killed, and the exit code tells the signal, as a shell would."""
     workers = Workers(DEAF)
     monkeypatch.setattr(supervisor, "spawn", lambda *args, **popen: workers(*args, **{**popen, "stdout": PIPE}))
-    running = supervisor.Supervisor(Settings(), 1)
+    running = supervisor.Supervisor(ONE_STAGE, 1)
 
     def ask() -> None:
         assert workers.enough.wait(WAIT_S)

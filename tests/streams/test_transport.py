@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 import faust
 import pytest
+from aiokafka.consumer import fetcher as aiokafka_fetcher
 from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from faust.types import TP
@@ -67,7 +68,7 @@ class Thread:
 class Owner:
     """Claims at the offsets it is told; `claiming` holds a claim up until `claimed` is set."""
 
-    touches, conversions, batch_records = "touches", "conversions", 100
+    inputs, batch_records = ("touches", "conversions"), 100
 
     def __init__(self) -> None:
         self.starts = {TOUCHES: 0, CONVERSIONS: 0}
@@ -90,10 +91,17 @@ class Case(NamedTuple):
     owner: Owner
 
 
+def install_for_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it changes in aiokafka would change the consumers of the tests that follow in this process."""
+    monkeypatch.setattr(aiokafka_fetcher.PartitionRecords, "_consumer_record", transport._as_is)
+    monkeypatch.setattr(aiokafka_fetcher.FetchResult, "getall", transport._get_all)
+    transport.install()
+
+
 @pytest.fixture
 async def case(monkeypatch: pytest.MonkeyPatch) -> Case:
     """A consumer with one partition number, claimed at offset 0."""
-    transport.install()
+    install_for_one_test(monkeypatch)
     app: Any = faust.App("transport-test", broker=f"{transport.SCHEME}://127.0.0.1:1", set_as_current=False)
     owner = app.batch_owner = Owner()
 
@@ -118,7 +126,7 @@ async def handed_out(consumer: Consumer) -> list[int]:
     offsets: list[int] = []
     async for _, message in consumer.getmany(timeout=0.01):
         batch: Batch = message.value
-        offsets += [record.offset for record in batch.touches]
+        offsets += [record.offset for record in batch.parts[0]]
         consumer.ack(message)
     return offsets
 

@@ -80,6 +80,6 @@ def test_records_are_taken_in_the_order_of_their_offsets() -> None:
         return DeadLetter(topic, 0, offset, None, None, (), Reason.INVALID_JSON, "")
 
     touches = [(offset, 0, b"k", 0, b"") for offset in (1, 4)]
-    ready = [Held(7, 0, 0.0, None), Held(8, 0, 0.0, None)]
+    taken = Taken(touches=touches, conversions=[Held(7, 0, 0.0, None), Held(8, 0, 0.0, None)])
     letters = [dead("touches", 2), dead("conversions", 8), dead("conversions", 3)]
-    assert flags_of(Taken(touches=touches), ready, letters, "touches") == [False, True, False, False, True]
+    assert flags_of(taken, letters, "touches", "conversions") == [False, True, False, False, True]

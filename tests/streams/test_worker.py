@@ -21,6 +21,7 @@ from streams import cli, embedded, topics
 from streams.errors import EXIT_FINDING, EXIT_FINE, EXIT_RESTART
 from streams.settings import Settings
 from streams.spawn import spawn
+from streams.step import Applied
 from streams.tripwire import ACCEPTED, TRIP, TRIPPED, WINDOW
 
 # A fence: a start takes about two seconds on an idle machine.
@@ -67,7 +68,7 @@ class Place:
 
     def applied(self) -> tuple[int, ...] | None:
         text: Any = self.redis.get(self.key(APPLIED))
-        return None if text is None else tuple(map(int, text.split(b",")))[:2]
+        return None if text is None else Applied.parse(text).offsets[:2]
 
     def send(self, topic: str, values: list[bytes]) -> None:
         async def send() -> None:

@@ -26,7 +26,7 @@ from redis import Redis
 from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 
 from state import keys
-from streams import topics
+from streams import step, topics
 from streams.crash import VARIABLE
 from streams.errors import EXIT_RESTART
 from streams.settings import Settings
@@ -285,7 +285,9 @@ class Cluster:
             if time.monotonic() > deadline:
                 raise AssertionError(f"not within {self.deadline_s:g} s: {what}; {self.progress()}\n{self.said()}")
             waited_s = time.monotonic() - self._sent_s
-            is_due = waited_s > WAVE_S or (waited_s >= self.pace_s and self.records_left() < self.backlog)
+            few_left = self.records_left() < self.backlog
+            # Not by the clock before a worker has come so far: on a busy machine all would be sent by then.
+            is_due = (waited_s > WAVE_S and self._applied_most > 0) or (waited_s >= self.pace_s and few_left)
             if feeding and self.waves and is_due:
                 self.send_wave()
             else:
@@ -425,7 +427,7 @@ class Cluster:
 def _offsets(text: bytes | None) -> Applied:
     if text is None:
         return -1, -1
-    touches, conversions, *_ = (int(part) for part in text.split(b","))
+    touches, conversions, *_ = step.Applied.parse(text).offsets
     return touches, conversions
 
 

@@ -14,6 +14,7 @@ from redis import Redis
 from redis.cluster import RedisCluster
 
 from state import keys
+from streams.step import Applied
 from tests.support import oracle, product, readers, worlds
 
 APPLIED_SECONDS = 120.0  # a fence, not a claim
@@ -96,7 +97,7 @@ def _await_applied(store: Store, prefix: str, names: Mapping[str, str], ends: En
 
 def _applied(store: Store, prefix: str, partition: int) -> list[int]:
     text: Any = store.get(keys.prefix(prefix, partition) + keys.APPLIED)
-    return [] if text is None else [int(part) for part in text.split(b",")[:2]]
+    return [] if text is None else list(Applied.parse(text).offsets[:2])
 
 
 def _logged(broker: str, topic: str) -> list[dict[str, Any]]:

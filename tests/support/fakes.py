@@ -20,13 +20,13 @@ from faust.types import TP
 
 from state.memory import MemoryStore
 from state.store import Writes
-from streams import decode, patience, processor, step
+from streams import credit_task, decode, patience, step
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain
 from streams.topics import Topics
 from streams.transport import BATCHES_IN_FLIGHT, Batch
 
-TOPICS = Topics("touches", "conversions", "credits", "dead-letters")
-TOUCHES, CONVERSIONS = TP(TOPICS.touches, 0), TP(TOPICS.conversions, 0)
+TOPICS = Topics("touches", "conversions", "moves", "credits", "dead-letters")
+TOUCHES, CONVERSIONS, MOVES = (TP(topic, 0) for topic in (TOPICS.touches, TOPICS.conversions, TOPICS.moves))
 START_MS = 1_714_564_800_000  # 2024-05-01T12:00:00Z
 
 Header = tuple[str, bytes | None]
@@ -43,13 +43,14 @@ class LogRecord(NamedTuple):
 
 
 class Credit(NamedTuple):
-    """A record of the credits topic; `transaction` numbers the transaction that brought it."""
+    """A record of the credits topic; `transaction` numbers the transaction that brought it, `home` is its partition."""
 
     offset: int
     timestamp: int
     key: bytes
     value: bytes | None
     transaction: int
+    home: int = 0
 
 
 Ledger = list[tuple[Any, ...]]
@@ -88,10 +89,10 @@ class Log:
 
 
 class Kafka:
-    """What outlives a worker: both input logs, the group's offsets, and what read_committed readers see."""
+    """What outlives a worker: the input logs, the group's offsets, and what read_committed readers see."""
 
     def __init__(self) -> None:
-        self.logs = {TOUCHES: Log(), CONVERSIONS: Log()}
+        self.logs = {TOUCHES: Log(), CONVERSIONS: Log(), MOVES: Log()}
         self.committed: dict[str, int] = {}
         self.credits: list[Credit] = []
         self.dead: list[DeadLetter] = []
@@ -99,23 +100,33 @@ class Kafka:
         self.transactions = 0
         self.ledger: Ledger = []
 
-    def end(self) -> tuple[int, int]:
+    def end(self) -> tuple[int, ...]:
         """The next offset after the last record of each input topic."""
-        touches, conversions = (log.records[-1].offset + 1 if log.records else log.start for log in self.logs.values())
-        return touches, conversions
+        return tuple(log.records[-1].offset + 1 if log.records else log.start for log in self.logs.values())
 
     def publish(self, output: Output, offsets: Mapping[str, int]) -> None:
         """One transaction, whole."""
         self.transactions += 1
         for publication in output.publications:
-            for key, value in publication.records:
-                record_ms = publication.source.record_ms
-                self.credits.append(Credit(len(self.credits), record_ms, key, value, self.transactions))
+            record_ms = publication.source.record_ms
+            for home in publication.homes or [0]:
+                for key, value in publication.records:
+                    self.credits.append(Credit(len(self.credits), record_ms, key, value, self.transactions, home))
+        self._send(output.sends)
         self.dead += output.dead
         self.committed.update(offsets)
         self.ledger.append(
             ("published", sum(len(p.records) for p in output.publications), len(output.dead), tuple(offsets.values()))
         )
+
+    def _send(self, sends: Sequence[tuple[str, bytes, bytes]]) -> None:
+        """Records for `moves`, and the marker behind them; the broker's clock stands at the latest record time."""
+        assert {kind for kind, _, _ in sends} <= {"moves"}
+        now_ms = max((log.records[-1].timestamp for log in self.logs.values() if log.records), default=START_MS)
+        for _, key, value in sends:
+            self.logs[MOVES].append(key, value, now_ms)
+        if sends:
+            self.logs[MOVES].gap()
 
 
 class Publisher:
@@ -335,8 +346,7 @@ class Consumer:
         done = [m.value for m in self.handed if m.acked and m.value.incarnation == self._incarnation]
         if not done or self.went_back:
             return False
-        records = done[0].touches or done[0].conversions
-        tp = TOUCHES if done[0].touches else CONVERSIONS
+        tp, records = next((tp, part) for tp, part in zip(self._kafka.logs, done[0].parts, strict=True) if part)
         self._taken[tp].clear()
         self._flying.pop(tp, None)
         self._next[tp] = self._reached[tp] = self._position[tp] = records[0].offset
@@ -375,19 +385,19 @@ class Consumer:
             self._taken[tp] += chunk.records
             self._next[tp] = chunk.records[-1].offset + 1
 
-    def batch(self, touches: int, conversions: int) -> Event | None:
+    def batch(self, touches: int, conversions: int, moves: int = 9) -> Event | None:
         """Hand out so many of the records that were fetched; None where there are none or the window is full."""
         if not self._claimed or self._in_flight >= BATCHES_IN_FLIGHT:
             return None
         parts = []
-        for tp, count in ((TOUCHES, touches), (CONVERSIONS, conversions)):
+        for tp, count in ((TOUCHES, touches), (CONVERSIONS, conversions), (MOVES, moves)):
             taken = self._taken[tp]
             parts.append(taken[:count])
             self._taken[tp] = taken[count:]
         if not any(parts):
             return None
         self._in_flight += 1
-        message = Message(Batch(0, parts[0], parts[1], self._incarnation))
+        message = Message(Batch(0, tuple(parts), self._incarnation))
         self.handed.append(message)
         return Event(message)
 
@@ -438,7 +448,7 @@ def virtual_time() -> Iterator[asyncio.Runner]:
     """A runner of coroutines in virtual time, in which the processor and the decoder live too."""
     clock = Clock()
     with (
-        mock.patch.object(processor, "time", clock),
+        mock.patch.object(credit_task, "time", clock),
         mock.patch.object(step, "time", clock),
         mock.patch.object(decode, "time", clock),
         mock.patch.object(patience, "time", clock),

@@ -74,7 +74,7 @@ def final_view(
     """
     settings = {**DEFAULTS, **policy.get("attribution", {})}
     touches_of = _by_journey(touches, settings)
-    retention_ms = _longest_lookback_ms(policy) + duration_ms(settings["allowed_lateness"])
+    retention_ms = _retention_ms(policy, settings)
     rows: list[Row] = []
     for journey, records in _by_journey(conversions, settings).items():
         own_touches = first_of_each_event_id(touches_of.get(journey, []))
@@ -184,7 +184,7 @@ def path_of(
     path = [t for t in touches if _in_window(t, conversion, settings) and _in_time(t, conversion, policy)]
     if settings["touch_reuse"] == "reset_after_conversion":
         counted = [c for c in accepted if not gives_way(c, accepted, policy)]
-        before = _previous_conversion_ms(conversion, counted, settings)
+        before = _previous_conversion_ms(conversion, counted, policy, settings)
         path = [t for t in path if before is None or t["_at"] > before]
     excluded = {name.casefold() for name in settings["exclude_channels"]}
     path = [t for t in path if _channel(t).casefold() not in excluded]
@@ -221,16 +221,23 @@ def _waited_ms(policy: Policy) -> int:
     return max(duration_ms(lateness), duration_ms(settle))
 
 
-def _previous_conversion_ms(conversion: Record, accepted: Sequence[Record], settings: Policy) -> int | None:
+def _previous_conversion_ms(
+    conversion: Record, accepted: Sequence[Record], policy: Policy, settings: Policy
+) -> int | None:
     place = (conversion["_at"], conversion["conversion_id"])
-    honoured_ms = conversion["_record_ms"] + duration_ms(settings["corrections"])
+    first_ms = conversion["_record_ms"] - _retention_ms(policy, settings)
+    last_ms = conversion["_record_ms"] + duration_ms(settings["corrections"])
     earlier = [
         (c["_at"], c["conversion_id"])
         for c in accepted
-        if c["_credited"] and not c["_retracted"] and c["_record_ms"] <= honoured_ms
+        if c["_credited"] and not c["_retracted"] and first_ms <= c["_record_ms"] <= last_ms
     ]
     below = [other for other in earlier if other < place]
     return max(below)[0] if below else None
+
+
+def _retention_ms(policy: Policy, settings: Policy) -> int:
+    return _longest_lookback_ms(policy) + duration_ms(settings["allowed_lateness"])
 
 
 def _without_repeats(path: list[Record], settings: Policy) -> list[Record]:

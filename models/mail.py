@@ -1,0 +1,193 @@
+"""The records of a step of the identity stage by whom they are for, and what they come to.
+
+Pure: sort everything into a `Mail`, read what the store has under its `subkeys`, and `decide`. What is for the owner of
+another partition number becomes a record to write at once.
+"""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+from models.linking import (
+    HOPS_MAX,
+    Arrived,
+    ForgetId,
+    ForgetWhere,
+    IdState,
+    Message,
+    Outcome,
+    Said,
+    Where,
+    conversion_key,
+    decide_id,
+    forget_id,
+    forget_others,
+    introduce,
+    read_id,
+    write_id,
+)
+from models.outcome import Reason, shorten
+from models.whereabouts import decide_whereabouts, forgotten_whereabouts, read_whereabouts
+
+NOBODY: Mapping[str, int] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class IdentityRules:
+    """`ids_max`: ids that may be below one.
+
+    `wait_ms`: how long a correction waits for its conversion; `kept_ms`: how long it is known whose a conversion is,
+    both in record time.
+    """
+
+    ids_max: int
+    wait_ms: int
+    kept_ms: int
+
+
+class Change(NamedTuple):
+    """What to write under a subkey: a new value, or bytes to append to it; None deletes it."""
+
+    subkey: bytes
+    value: bytes | None
+    append: bool
+
+
+@dataclass(slots=True)
+class _ForId:
+    messages: list[Said] = field(default_factory=list)
+    forget: ForgetId | None = None
+    # What was said after that.
+    late: list[Said] = field(default_factory=list)
+    named: dict[str, int] = field(default_factory=dict)
+    events: list[Arrived] = field(default_factory=list)
+
+
+@dataclass(slots=True)
+class _ForConversion:
+    told: list[Where] = field(default_factory=list)
+    forgotten: bool = False
+    corrections: list[Arrived] = field(default_factory=list)
+
+
+class Mail:
+    """The records of one step for what this partition number owns; `owns` says of an id or conversion key if it does.
+
+    What others own, and what ends here, is added to `out`.
+    """
+
+    def __init__(self, owns: Callable[[str], bool], out: Outcome) -> None:
+        self._owns = owns
+        self._out = out
+        self._ids: dict[str, _ForId] = {}
+        self._conversions: dict[str, _ForConversion] = {}
+
+    def message(self, message: Message) -> None:
+        """Take what another owner says. What is not for here, as no owner wrote it, is sent where it belongs."""
+        if not self._owns(message.id):
+            self._out.tell(message, message.at)
+        elif isinstance(message, Where):
+            self._for_conversion(message.id).told.append(message)
+        elif isinstance(message, ForgetWhere):
+            self._for_conversion(message.id).forgotten = True
+        else:
+            mail = self._for_id(message.id)
+            if isinstance(message, ForgetId):
+                mail.forget = mail.forget or message
+            else:
+                (mail.messages if mail.forget is None else mail.late).append(message)
+
+    def people(self, ids: Sequence[str], record_ms: int) -> None:
+        """Take the ids of one person, highest first: the owner of the highest is to take in the others."""
+        if len(ids) > 1 and self._owns(ids[0]):
+            named = self._for_id(ids[0]).named
+            for lower in ids[1:]:
+                named.setdefault(lower, record_ms)
+        else:
+            for lower in ids[1:]:
+                self._out.tell(introduce(ids[0], lower, record_ms), record_ms)
+
+    def event(self, arrived: Arrived) -> None:
+        """Take a raw event; one that somebody else owns is passed on to there."""
+        event = arrived.event
+        person = event.person
+        place = conversion_key(event.conversion_id) if person is None else person
+        is_own = event.ids[:1] == (person,)
+        if not self._owns(place):
+            if event.hops < HOPS_MAX:
+                self._out.pass_on(arrived, place, None if is_own else person)
+            else:
+                message = f"passed on {event.hops} times, last to the owner of {shorten(place)!r}"
+                self._out.dead.append((arrived, Reason.TOO_MANY_HOPS, message))
+        elif person is None:
+            self._for_conversion(place).corrections.append(arrived)
+        else:
+            # One that a lower owner sent up has told of its ids there.
+            if is_own and len(event.ids) > 1:
+                self.people(event.ids, arrived.record_ms)
+            self._for_id(person).events.append(arrived)
+
+    def subkeys(self) -> list[bytes]:
+        """What has to be read before `decide`."""
+        return [_id_subkey(each) for each in self._ids] + [_conversion_subkey(each) for each in self._conversions]
+
+    def ids(self) -> list[str]:
+        """The ids that are spoken of."""
+        return list(self._ids)
+
+    def decide(
+        self, blobs: Sequence[bytes | None], rules: IdentityRules, forgotten: Mapping[str, int] = NOBODY
+    ) -> Iterator[Change | None]:
+        """Decide one id or conversion after the other; gives what to write, None where nothing changes.
+
+        `blobs` are what the store has under `subkeys`, in that order; `forgotten` the `ids` that were, and when.
+        """
+        out = self._out
+        for (person_id, mail), blob in zip(self._ids.items(), blobs, strict=False):
+            state = read_id(blob)
+            if mail.forget is not None or person_id in forgotten:
+                yield self._without(person_id, mail, state, forgotten.get(person_id), rules)
+                continue
+            new = decide_id(person_id, state, mail.messages, mail.named, mail.events, rules.ids_max, out)
+            yield None if new is state else Change(_id_subkey(person_id), write_id(new), append=False)
+        for (key, about), blob in zip(self._conversions.items(), blobs[len(self._ids) :], strict=True):
+            known = read_whereabouts(blob)
+            if about.forgotten or known.forgotten:
+                out.dropped += [*known.waiting, *about.corrections]
+                gone = Change(_conversion_subkey(key), forgotten_whereabouts(), append=False)
+                yield None if known.forgotten else gone
+                continue
+            frames = decide_whereabouts(known, about.told, about.corrections, rules.wait_ms, out)
+            yield Change(_conversion_subkey(key), frames, append=True) if frames else None
+
+    def _without(
+        self, person_id: str, mail: _ForId, state: IdState, at: int | None, rules: IdentityRules
+    ) -> Change | None:
+        """Decide an id that is to be forgotten, or was already: `at`."""
+        out, said, change = self._out, [*mail.messages, *mail.late], None
+        if at is None and mail.forget is not None:
+            forget_id(mail.forget, decide_id(person_id, state, mail.messages, {}, (), rules.ids_max, out), out)
+            at, said, change = mail.forget.at, mail.late, Change(_id_subkey(person_id), None, append=False)
+        forget_others(at or 0, said, mail.named, out)
+        out.dropped += mail.events
+        return change
+
+    def _for_id(self, person_id: str) -> _ForId:
+        found = self._ids.get(person_id)
+        if found is None:
+            found = self._ids[person_id] = _ForId()
+        return found
+
+    def _for_conversion(self, key: str) -> _ForConversion:
+        found = self._conversions.get(key)
+        if found is None:
+            found = self._conversions[key] = _ForConversion()
+        return found
+
+
+def _id_subkey(person_id: str) -> bytes:
+    return b"i:" + person_id.encode()
+
+
+def _conversion_subkey(key: str) -> bytes:
+    return b"w:" + key.encode()

@@ -1,0 +1,70 @@
+"""`touchstream forget`: keep nothing of a person any more, and take the person out of the credits."""
+
+import dataclasses
+from typing import Annotated
+
+import typer
+
+from streams.commands.common import (
+    AsJson,
+    Assign,
+    Broker,
+    Config,
+    Prefix,
+    Redis,
+    print_json,
+    say,
+    settings_from,
+    wait_for,
+)
+
+DEADLINE = "60s"
+
+
+def forget(
+    person: Annotated[
+        str,
+        typer.Argument(
+            metavar="PERSON",
+            help="A user_id (account_id under account journeys), anonymous:<anonymous_id>, email:<hash>, or an e-mail "
+            "address, which is hashed where identity.email_key is set.",
+        ),
+    ],
+    *,
+    email: Annotated[bool, typer.Option("--email", help="PERSON is an e-mail address.")] = False,
+    literal: Annotated[bool, typer.Option("--id", help="PERSON is the id itself, even if it has an @ in it.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the workers have done it.")] = True,
+    deadline: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = DEADLINE,
+    broker: Broker = None,
+    redis: Redis = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: AsJson = False,
+) -> int:
+    """Forget a person.
+
+    Touches, conversions and ids are deleted, the person's credits are published again without the person and with the
+    same money, and what comes later of the same ids is dropped. There is no way back. What stays in Kafka, and for how
+    long: docs/erasure.md.
+    """
+    from models.durations import parse_duration  # noqa: PLC0415
+    from streams.errors import UsageError  # noqa: PLC0415
+    from streams.forget import forget as ask  # noqa: PLC0415
+    from streams.forget import person_of  # noqa: PLC0415
+
+    settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix, redis__url=redis)
+    try:
+        wait_s = parse_duration(deadline) / 1000 if wait else None
+    except ValueError as error:
+        raise UsageError("T118", "this is no duration", f"--deadline {deadline}", str(error)) from error
+    if email and literal:
+        raise UsageError("T119", "PERSON is one of the two", "--email --id", "", "leave one of them out")
+    done = wait_for(ask(settings, person_of(settings, person, email, literal), wait_s, say))
+    if as_json:
+        print_json(dataclasses.asdict(done))
+    elif done.done:
+        typer.echo(f"forgotten: ids {done.ids} · conversions {done.conversions}, published again without the person")
+    else:
+        typer.echo(f"asked: the workers forget the person as soon as they read request {done.request}")
+    return 0

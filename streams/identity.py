@@ -1,0 +1,194 @@
+"""The identity stage of one partition number: who is who, and raw events for whom they belong to.
+
+    links, identities, raw-touches, raw-conversions  →  links, moves, touches, conversions, raw-touches, raw-conversions
+
+Records of any order are fine, so nothing waits at a gate. An event goes to the owner of its highest id, over the raw
+topic itself where another partition number owns it, up the pointers that lead from there, and comes out keyed by the id
+at the top. What owners tell each other goes over `links`. `models/linking.py` says why that comes to rest.
+
+While replaying, the inputs may be taken in in another order than the first time. Pointers do not depend on it, as they
+are set by the records of `links` alone, in the order of their offsets. What else is kept may differ only in which of
+too many ids were refused, and those that were taken in the first time point already.
+"""
+
+import asyncio
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from faust.types import TP
+
+from models.linking import Arrived, Outcome
+from models.mail import IdentityRules, Mail
+from models.outcome import Reason
+from models.raw import own_headers
+from state.store import TTL_MAX_MS, Writes
+from streams.claiming import Claiming
+from streams.identity_decode import LINKS, RAW_CONVERSIONS, RAW_TOUCHES, RawDecoder, TakenRaw
+from streams.identity_publish import Relayed, owner_of
+from streams.marks import Marks
+from streams.origin import Origin
+from streams.processor import PartitionTask
+from streams.publish import DeadLetter, Publisher
+from streams.report import BatchReport
+from streams.routing import misrouted
+from streams.step import Applied, Limits, Offsets
+from streams.transport import Batch, Consumer
+
+# Ids decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
+YIELD_EVERY = 2_000
+
+
+class Resolved(NamedTuple):
+    """What a step came to: what to publish, what to save, and counts."""
+
+    output: Relayed
+    writes: Writes
+    outcome: Outcome
+    lasting: dict[bytes, bytes]
+
+
+class IdentityTask(PartitionTask[TakenRaw, Resolved]):
+    """Resolves the raw events of one partition number, and owns its ids."""
+
+    # Whatever has no output only changes what is kept, and comes to the same when it is done again.
+    lazy = frozenset(range(4))
+
+    def __init__(
+        self,
+        partition: int,
+        inputs: Sequence[str],
+        store: Any,
+        publisher: Publisher,
+        decoder: RawDecoder,
+        rules: IdentityRules,
+        limits: Limits,
+        crash_point: Callable[[str], None],
+        report: Callable[[BatchReport], None],
+        tell: Callable[[Outcome], None],
+        origin: Origin | None = None,
+        secret: bytes = b"",
+    ) -> None:
+        """`inputs`: full names of links, identities, raw-touches and raw-conversions. `tell` gets the counts of each
+        step that was published, which replayed ones are not."""
+        places = tuple(TP(topic, partition) for topic in inputs)
+        claiming = Claiming(places, None, store, None, self.lazy, origin)
+        super().__init__(places, store, publisher, limits, crash_point, report, claiming=claiming)
+        self._decoder = decoder
+        self._rules = rules
+        self._tell = tell
+        self._secret = secret
+
+    def _nothing(self) -> TakenRaw:
+        return TakenRaw()
+
+    def _decode(self, batch: Batch, taken: TakenRaw) -> None:
+        self._decoder.add(batch.parts, self.partition, taken)
+
+    def _count_misrouted(self, batches: Sequence[Batch], report: BatchReport) -> None:
+        """Raw events and Identify records may lie anywhere; what owners tell each other may not."""
+        partitions = self._owned_by().partitions(self.inputs[LINKS].topic)
+        for batch in batches:
+            records = batch.parts[LINKS]
+            report.misrouted += misrouted(records, self.partition, partitions) if records else 0
+
+    async def _decide(self, taken: TakenRaw, ends: Offsets, report: BatchReport) -> Resolved:
+        """Load what is known of all ids that are spoken of, and decide each on its own."""
+        started = time.perf_counter()
+        output, out = self._output(), Outcome()
+        partition, partitions = self.partition, self._owned_by().partitions(self.inputs[LINKS].topic)
+        mail = Mail(lambda text: owner_of(text, partitions) == partition, out)
+        self._sort(taken, mail, output)
+        subkeys = mail.subkeys()
+        blobs = await self._load(subkeys) if subkeys else []
+        report.stage("load", started)
+        started = time.perf_counter()
+        writes = Writes(append_ttl_ms=min(self._rules.kept_ms, TTL_MAX_MS))
+        forgotten = await self._forgotten_of(mail.ids())
+        for i, change in enumerate(mail.decide(blobs, self._rules, forgotten)):
+            if i % YIELD_EVERY == YIELD_EVERY - 1:
+                await asyncio.sleep(0)
+            if change is None:
+                continue
+            if change.value is None:
+                writes.deletes.append(change.subkey)
+            else:
+                (writes.appends if change.append else writes.puts)[change.subkey] = change.value
+        output.relayed = out.sends
+        output.dead += [self._dead(arrived, reason, message) for arrived, reason, message in out.dead]
+        for letter in output.dead:
+            report.dead_by_reason[letter.reason.value] += 1
+        lasting = await self._marks.new({id_.encode(): at for id_, at in out.forgotten}) if out.forgotten else {}
+        report.forgotten += len(out.forgotten)
+        touches = sum(arrived.event.kind == "touches" for arrived in out.dropped)
+        report.touches_forgotten += touches
+        report.conversions_forgotten += len(out.dropped) - touches
+        report.stage("decide", started)
+        return Resolved(output, writes, out, lasting)
+
+    async def _forgotten_of(self, ids: Sequence[str]) -> dict[str, int]:
+        """Those of the ids that were forgotten, and when; nobody asks before that was ever so."""
+        if not self._applied.forgotten or not ids:
+            return {}
+        marks = await self._load(await self._marks.subkeys([id_.encode() for id_ in ids]))
+        return {id_: int(mark) for id_, mark in zip(ids, marks, strict=True) if mark is not None}
+
+    def _output(self) -> Relayed:
+        output = self._publisher.output(self.partition)
+        if not isinstance(output, Relayed):
+            raise TypeError("the identity stage needs a RelayPublisher")
+        return output
+
+    async def _load(self, subkeys: Sequence[bytes]) -> list[bytes | None]:
+        loaded: list[bytes | None] = await self._store.load(self.partition, self._token, self._applied.text(), subkeys)
+        return loaded
+
+    def _sort(self, taken: TakenRaw, mail: Mail, output: Relayed) -> None:
+        """Into the mail, or to the dead letters."""
+        for items in taken.parts:
+            for item in items:
+                if isinstance(item, Arrived):
+                    mail.event(item)
+                    continue
+                match item.what:
+                    case DeadLetter():
+                        output.dead.append(item.what)
+                    case tuple():
+                        mail.people(item.what, item.record_ms)
+                    case _:
+                        mail.message(item.what)
+
+    def _dead(self, arrived: Arrived, reason: Reason, message: str) -> DeadLetter:
+        topic = self.inputs[RAW_TOUCHES if arrived.event.kind == "touches" else RAW_CONVERSIONS].topic
+        headers = own_headers(arrived.headers)
+        key, value, offset = arrived.key, arrived.value, arrived.offset
+        return DeadLetter(topic, self.partition, offset, key, value, headers, reason, message, "decide")
+
+    def _flags(self, taken: TakenRaw, dead: Sequence[DeadLetter]) -> list[bool]:
+        # Corrections that waited in vain are left out: they came long ago.
+        found = {(letter.topic, letter.offset) for letter in dead}
+        places = zip(self.inputs, taken.parts, strict=True)
+        return [(tp.topic, item.offset) in found for tp, items in places for item in items]
+
+    def _next_applied(self, decided: Resolved, ends: Offsets) -> Applied:
+        if not self.replaying:
+            self._tell(decided.outcome)
+        applied = super()._next_applied(decided, ends)
+        return applied._replace(forgotten=applied.forgotten + len(decided.outcome.forgotten))
+
+    async def _save(self, decided: Resolved, ends: Offsets, report: BatchReport) -> None:
+        if decided.lasting:
+            applied = self._applied.text()
+            await self._store.save(self.partition, self._token, applied, applied, Writes(puts=decided.lasting))
+        await super()._save(decided, ends, report)
+
+    def _start_at(self, token: bytes, applied: Applied, committed: Offsets, trip: bytes | None) -> None:
+        self._marks = Marks(self.partition, self._secret, self._load)
+        super()._start_at(token, applied, committed, trip)
+
+    async def claim(self, consumer: Consumer) -> Mapping[TP, int]:
+        """As every task, and see that people who were forgotten are known as such."""
+        starts = await super().claim(consumer)
+        if self._applied.forgotten:
+            await self._marks.subkeys(())
+        return starts

@@ -1,0 +1,101 @@
+"""From the records of the identity stage to what they say: each on its own, and a bad one is an outcome."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
+
+from models.linking import Arrived, Message, decode_message
+from models.outcome import Rejected
+from models.raw import decode_people, decode_raw, own_headers
+from streams.publish import DeadLetter
+
+# The inputs in their order.
+LINKS, IDENTITIES, RAW_TOUCHES, RAW_CONVERSIONS = range(4)
+
+People = tuple[str, ...]
+What = Message | People | DeadLetter
+
+
+class Item(NamedTuple):
+    """A record that is no event and what it says: a message, the ids of an Identify (highest first), a dead letter."""
+
+    offset: int
+    record_ms: int
+    what: What
+
+
+def _lists() -> tuple[list[Item | Arrived], ...]:
+    return [], [], [], []
+
+
+@dataclass(slots=True)
+class TakenRaw:
+    """What fetched records came to, for each input in the order of their offsets."""
+
+    parts: tuple[list[Item | Arrived], ...] = field(default_factory=_lists)
+
+    def __bool__(self) -> bool:
+        return any(self.parts)
+
+    @property
+    def counts(self) -> tuple[int, ...]:
+        """How many records there are of each input."""
+        return tuple(map(len, self.parts))
+
+    def split(self, ends: tuple[int, ...], later: "TakenRaw") -> "TakenRaw":
+        """Those below the offsets `ends`; the others are added to `later`."""
+        now = TakenRaw()
+        for items, end, kept, rest in zip(self.parts, ends, now.parts, later.parts, strict=True):
+            for item in items:
+                (kept if item.offset < end else rest).append(item)
+        return now
+
+
+class RawDecoder:
+    """Decodes the records of the four topics; an empty `email_key` refuses those that name an e-mail address."""
+
+    def __init__(self, topics: Sequence[str], email_key: bytes) -> None:
+        """`topics`: full names of links, identities, raw-touches and raw-conversions."""
+        self._topics = tuple(topics)
+        self._email_key = email_key
+
+    def add(self, parts: Sequence[Iterable[Any]], partition: int, taken: TakenRaw) -> None:
+        """Add the records of a batch to `taken`."""
+        links, identities, touches, conversions = parts
+        self._add(LINKS, links, partition, taken, self._message)
+        self._add(IDENTITIES, identities, partition, taken, self._people)
+        self._add(RAW_TOUCHES, touches, partition, taken, self._touch)
+        self._add(RAW_CONVERSIONS, conversions, partition, taken, self._conversion)
+
+    def _add(
+        self, i: int, records: Iterable[Any], partition: int, taken: TakenRaw, read: Callable[[Any], Item | Arrived]
+    ) -> None:
+        add = taken.parts[i].append
+        for r in records:
+            try:
+                item = read(r)
+            except Rejected as exc:
+                item = Item(r.offset, r.timestamp, self._dead(i, partition, r, exc))
+            add(item)
+
+    def _message(self, r: Any) -> Item:
+        return Item(r.offset, r.timestamp, decode_message(r.key, r.value))
+
+    def _people(self, r: Any) -> Item:
+        # A compacted topic has tombstones. What an Identify said has been taken in, and stays.
+        people = () if r.value is None else decode_people(r.value, r.timestamp, self._email_key)
+        return Item(r.offset, r.timestamp, people)
+
+    def _touch(self, r: Any) -> Arrived:
+        value, record_ms, headers = r.value, r.timestamp, r.headers
+        event = decode_raw("touches", value, headers, record_ms, self._email_key)
+        return Arrived(event, r.offset, record_ms, r.key, value, headers)
+
+    def _conversion(self, r: Any) -> Arrived:
+        value, record_ms, headers = r.value, r.timestamp, r.headers
+        event = decode_raw("conversions", value, headers, record_ms, self._email_key)
+        return Arrived(event, r.offset, record_ms, r.key, value, headers)
+
+    def _dead(self, i: int, partition: int, r: Any, exc: Rejected) -> DeadLetter:
+        headers = own_headers(r.headers)
+        return DeadLetter(self._topics[i], partition, r.offset, r.key, r.value, headers, exc.reason, str(exc))

@@ -1,0 +1,108 @@
+"""The stages that a worker process can be: crediting, and before it, telling who is who."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import fields
+from typing import Any
+
+from models.linking import Outcome as Linked
+from models.mail import IdentityRules
+from models.policy import Policy
+from models.rules import Rules
+from streams.app import Stage
+from streams.crash import crash_point
+from streams.credit_task import CreditTask
+from streams.decode import Decoder
+from streams.identity import IdentityTask
+from streams.identity_decode import RawDecoder
+from streams.identity_publish import RelayPublisher
+from streams.origin import Origin
+from streams.publish import Publisher
+from streams.report import BatchReport
+from streams.settings import Settings
+from streams.step import Limits
+from streams.topics import Topics, group_of, topics_of
+
+Report = Callable[[BatchReport], None]
+
+
+def credit_stage(
+    settings: Settings, report: Report, earlier: Sequence[Policy] = (), origin: Origin | None = None
+) -> Stage:
+    """Touches, conversions and moves in, credits out.
+
+    `report` gets what each step did; `earlier` are policies that conversions were credited with before; `origin` is the
+    log as Kafka tells it, which the store must be made from.
+    """
+    topics = topics_of(settings)
+    inputs = (topics.touches, topics.conversions, topics.moves)
+    policy, group = settings.policy(), group_of(settings)
+    rules = Rules(policy, settings.processing.settle, earlier)
+    decoder = Decoder(*inputs, policy.journey == "account", settings.compiled_filters())
+    secret = settings.identity.email_key.get_secret_value().encode()
+    crash, limits = crash_point(), _limits(settings)
+
+    def new_part(partition: int, store: Any) -> CreditTask:
+        publisher = Publisher(
+            settings.kafka.client_options(),
+            f"{settings.kafka.prefix}.credit.{partition}",
+            group,
+            _names(topics),
+            crash,
+        )
+        republish = settings.processing.republish
+        return CreditTask(
+            partition,
+            topics,
+            store,
+            publisher,
+            decoder,
+            rules,
+            limits,
+            crash,
+            report,
+            origin,
+            republish,
+            secret,
+            settings.identity.enabled,
+        )
+
+    return Stage(group, settings.kafka.prefix, inputs, new_part)
+
+
+def identity_stage(
+    settings: Settings, report: Report, tell: Callable[[Linked], None], origin: Origin | None = None
+) -> Stage:
+    """Raw events and Identify records in; touches, conversions and moves out. `tell` gets what links came to."""
+    topics = topics_of(settings)
+    inputs = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
+    group = group_of(settings, "identity")
+    policy = settings.policy()
+    rules = IdentityRules(settings.identity.ids_max, policy.corrections_ms, policy.corrections_ms + policy.retention_ms)
+    secret = settings.identity.email_key.get_secret_value().encode()
+    decoder = RawDecoder(inputs, secret)
+    crash, limits = crash_point(), _limits(settings)
+
+    def new_part(partition: int, store: Any) -> IdentityTask:
+        publisher = RelayPublisher(
+            settings.kafka.client_options(),
+            f"{settings.kafka.prefix}.identity.{partition}",
+            group,
+            _names(topics),
+            crash,
+        )
+        return IdentityTask(
+            partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret
+        )
+
+    return Stage(group, group, inputs, new_part)
+
+
+def _limits(settings: Settings) -> Limits:
+    p = settings.processing
+    return Limits(p.settle, p.step_records, p.held_max, p.commit_interval / 1000, p.retry_deadline / 1000, p.trip_wire)
+
+
+def _names(topics: Topics) -> dict[str, str]:
+    """Full names by what producers call them: `dead_letters`, `raw-touches`."""
+    names = {field.name.replace("_", "-"): getattr(topics, field.name) for field in fields(topics)}
+    return {**names, "dead_letters": topics.dead_letters}

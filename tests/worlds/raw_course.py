@@ -1,0 +1,104 @@
+"""The course of a world whose records name any ids: through the identity stage, and then through the credit stage.
+
+The oracle is told what lies in touches, conversions and moves, at the record times it has there. That these hold each
+raw record once, under one of its person's ids, and that merges connect exactly those ids that belong together, is
+looked at on its own.
+"""
+
+import json
+import random
+from collections import Counter
+from collections.abc import Callable, Iterator
+from typing import Any
+from unittest import mock
+
+from models.linking import Outcome
+from models.mail import IdentityRules
+from state.memory import MemoryStore
+from streams import identity
+from streams.identity import IdentityTask
+from streams.identity_decode import RawDecoder
+from streams.step import Limits
+from tests.support import oracle_people
+from tests.support.oracle_people import Merge, canonical, joined, precedence
+from tests.worlds import policies
+from tests.worlds.course import Course, note
+from tests.worlds.kafka import Kafka, LogRecord, RelayPublisher
+from tests.worlds.stage import CLOCK, Stage
+from tests.worlds.world import EMAIL_KEY, IDS, Arrival, World
+
+INPUTS = ("links", "identities", "raw-touches", "raw-conversions")
+FACTS = ("touches", "conversions", "moves")
+
+
+class RawCourse(Course):
+    """Runs a world through both stages."""
+
+    def __init__(self, of: World) -> None:
+        super().__init__(of)
+        self.linked: list[Outcome] = []
+        self._stages.insert(0, _identities(self.kafka, of, self._rng, self.linked))
+        self._noted = Counter[str]()
+        self._merges: list[Merge] = []
+
+    def run(self) -> Counter[str]:
+        with mock.patch.object(identity, "time", CLOCK):
+            seen = super().run()
+        self._check_ids()
+        self._check_events()
+        return seen
+
+    def _arrivals(self) -> Iterator[list[Arrival]]:
+        return self.world.raw()
+
+    def _came(self, arrival: Arrival, record: LogRecord) -> None:
+        """Nothing is known of it before it has been resolved."""
+
+    def _note_facts(self) -> None:
+        for topic in FACTS:
+            appended = self.kafka.appended[topic]
+            for _, logged in appended[self._noted[topic] :]:
+                record = json.loads(logged.value or b"")
+                if topic != "moves" or record["do"] == "merge":
+                    note(self.checker.known, topic, record, logged)
+                if topic == "moves" and record["do"] == "merge":
+                    self._merges.append(Merge(logged.timestamp, record["person_id"], record["into"]))
+            self._noted[topic] = len(appended)
+
+    def _check_ids(self) -> None:
+        """Merges connect what the records say is one person, and nothing else."""
+        named = [oracle_people.person_of(arrival.record, EMAIL_KEY) for part in self.world.raw() for arrival in part]
+        for person_id, highest in canonical([ids for ids in named if ids]).items():
+            found = min(joined(person_id, self._merges), key=precedence)
+            assert found == highest, f"{person_id} is {found}, not {highest}"
+
+    def _check_events(self) -> None:
+        """Each raw record lies once in touches or conversions, but for corrections that found no conversion."""
+        came, went = (Counter(_facts_in(self.kafka, topics)) for topics in (INPUTS[2:], FACTS[:2]))
+        assert not went - came, f"events out of nothing: {went - came}"
+        lost = [text for text in (came - went) if '"action"' not in text]
+        assert not lost, f"events that were lost: {lost}"
+
+
+def _facts_in(kafka: Kafka, topics: tuple[str, ...]) -> Iterator[str]:
+    """The records of these topics without their ids; what owners send on to each other over a raw topic is left out."""
+    for topic in topics:
+        for _, logged in kafka.appended[topic]:
+            if not logged.headers:
+                record = json.loads(logged.value or b"")
+                yield json.dumps({name: record[name] for name in sorted(record) if name not in IDS})
+
+
+def _identities(kafka: Kafka, of: World, rng: random.Random, linked: list[Outcome]) -> Stage:
+    """The identity stage, without caps."""
+    lateness_ms, corrections_ms, kept_ms = policies.times_ms(of.policy)
+    rules = IdentityRules(1_000, corrections_ms, corrections_ms + kept_ms + lateness_ms)
+    decoder = RawDecoder(INPUTS, EMAIL_KEY)
+
+    def make(partition: int, store: MemoryStore, publisher: Any, crash_point: Callable[[str], None]) -> IdentityTask:
+        limits = Limits(0, rng.choice((1, 3, 50)), trip_wire=False)
+        return IdentityTask(
+            partition, INPUTS, store, publisher, decoder, rules, limits, crash_point, lambda _: None, linked.append
+        )
+
+    return Stage(kafka, "identity", make, rng, 0, RelayPublisher)

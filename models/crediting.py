@@ -27,6 +27,7 @@ OPEN_CONVERSIONS_MAX = 1_000
 PENDING_MAX = 1_000
 
 NO_TOUCHES: list[JourneyTouch] = []
+NEVER_CREATED = "its create did not come as long as corrections says"
 
 
 class Source(NamedTuple):
@@ -282,7 +283,7 @@ class _Decision:
             event = _as_event(waiting, move.person_id)
             e = event.conversion
             if e.action != "create" and e.record_ms + self._rules.policy.corrections_ms < move.merged_ms:
-                out.dead.append((event, Reason.NO_CREATE, "its create did not come as long as corrections says"))
+                out.dead.append((event, Reason.NO_CREATE, NEVER_CREATED))
             else:
                 self._take_event(event)
 
@@ -300,11 +301,9 @@ class _Decision:
 
     def _end_waiting(self, conversion_id: str) -> None:
         """Corrections can have come before the journey that has their conversion."""
-        waiting = [p for p in self._pending if p.correction.conversion_id == conversion_id]
-        self._pending = [p for p in self._pending if p.correction.conversion_id != conversion_id]
-        for p in waiting:
+        for p in self._end_pending(conversion_id):
             known = self._conversions[conversion_id]
-            if self._may_correct(known, Event(p.correction, p.key, p.value, p.headers)):
+            if self._may_correct(known, _as_event(p)):
                 self._apply(known, p.correction)
 
     def _count_moved(self, source: Source) -> None:
@@ -408,8 +407,7 @@ class _Decision:
         oldest_ms = record_ms - self._rules.policy.corrections_ms
         for p in self._pending:
             if p.correction.record_ms < oldest_ms:
-                event = Event(p.correction, p.key, p.value, p.headers)
-                self._out.dead.append((event, Reason.NO_CREATE, "its create did not come as long as corrections says"))
+                self._out.dead.append((_as_event(p), Reason.NO_CREATE, NEVER_CREATED))
                 self._out.changed = True
         self._pending = [p for p in self._pending if p.correction.record_ms >= oldest_ms]
 
@@ -483,10 +481,14 @@ class _Decision:
                 self._cause(conversion_id, source)
 
     def _correct_with_pending(self, conversion_id: str) -> None:
+        for p in self._end_pending(conversion_id):
+            self._apply(self._conversions[conversion_id], p.correction)
+
+    def _end_pending(self, conversion_id: str) -> list[PendingCorrection]:
+        """Take out the corrections that waited for this conversion."""
         waiting = [p for p in self._pending if p.correction.conversion_id == conversion_id]
         self._pending = [p for p in self._pending if p.correction.conversion_id != conversion_id]
-        for p in waiting:
-            self._apply(self._conversions[conversion_id], p.correction)
+        return waiting
 
     def _correct(self, event: Event) -> None:
         e, out = event.conversion, self._out
@@ -508,8 +510,7 @@ class _Decision:
         policy, _ = self._rules.of(known.policy_version)
         if event.conversion.record_ms + policy.corrections_ms < known.record_ms:
             # It came another way, and after the create for which it would have waited too long.
-            message = "its create did not come as long as corrections says"
-            self._out.dead.append((event, Reason.NO_CREATE, message))
+            self._out.dead.append((event, Reason.NO_CREATE, NEVER_CREATED))
             return False
         if event.conversion.record_ms > known.record_ms + policy.corrections_ms:
             message = "the conversion is older than attribution.corrections allows"
@@ -719,9 +720,12 @@ def _by_record(c: JourneyConversion) -> tuple[int, list[int], int]:
     return c.record_ms, c.homes, c.offset
 
 
-def _as_event(waiting: PendingCorrection, person_id: str) -> Event:
-    conversion = copy(waiting.correction)
-    conversion.person_id = person_id
+def _as_event(waiting: PendingCorrection, person_id: str | None = None) -> Event:
+    """A record that waited or was sent on, of `person_id` where it has come to another one."""
+    conversion = waiting.correction
+    if person_id is not None:
+        conversion = copy(conversion)
+        conversion.person_id = person_id
     return Event(conversion, waiting.key, waiting.value, waiting.headers)
 
 

@@ -23,6 +23,7 @@ import msgspec
 from msgspec.structs import replace
 
 from models.identity import ANONYMOUS, higher, is_higher
+from models.journey import CodecError
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
 from models.raw import HOPS, PERSON, Header, RawEvent, own_headers
@@ -171,10 +172,6 @@ class Outcome:
 NEW = IdState()
 _state = msgspec.msgpack.Decoder(IdState).decode
 _message = msgspec.json.Decoder(Message).decode
-
-
-class CodecError(ValueError):
-    """Stored bytes that are not of a version that this program reads."""
 
 
 def read_id(blob: bytes | None) -> IdState:

@@ -129,7 +129,7 @@ class Mail:
 
     def subkeys(self) -> list[bytes]:
         """What has to be read before `decide`."""
-        return [_id_subkey(each) for each in self._ids] + [_conversion_subkey(each) for each in self._conversions]
+        return [id_subkey(each) for each in self._ids] + [_conversion_subkey(each) for each in self._conversions]
 
     def ids(self) -> list[str]:
         """The ids that are spoken of."""
@@ -149,7 +149,7 @@ class Mail:
                 yield self._without(person_id, mail, state, forgotten.get(person_id), rules)
                 continue
             new = decide_id(person_id, state, mail.messages, mail.named, mail.events, rules.ids_max, out)
-            yield None if new is state else Change(_id_subkey(person_id), write_id(new), append=False)
+            yield None if new is state else Change(id_subkey(person_id), write_id(new), append=False)
         for (key, about), blob in zip(self._conversions.items(), blobs[len(self._ids) :], strict=True):
             known = read_whereabouts(blob)
             if about.forgotten or known.forgotten:
@@ -167,7 +167,7 @@ class Mail:
         out, said, change = self._out, [*mail.messages, *mail.late], None
         if at is None and mail.forget is not None:
             forget_id(mail.forget, decide_id(person_id, state, mail.messages, {}, (), rules.ids_max, out), out)
-            at, said, change = mail.forget.at, mail.late, Change(_id_subkey(person_id), None, append=False)
+            at, said, change = mail.forget.at, mail.late, Change(id_subkey(person_id), None, append=False)
         forget_others(at or 0, said, mail.named, out)
         out.dropped += mail.events
         return change
@@ -185,7 +185,8 @@ class Mail:
         return found
 
 
-def _id_subkey(person_id: str) -> bytes:
+def id_subkey(person_id: str) -> bytes:
+    """Where what is kept of an id lies."""
     return b"i:" + person_id.encode()
 
 

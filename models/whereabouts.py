@@ -12,7 +12,8 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.linking import Arrived, CodecError, Outcome, Where
+from models.journey import CodecError
+from models.linking import Arrived, Outcome, Where
 from models.outcome import Reason
 from models.raw import RawEvent
 

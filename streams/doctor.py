@@ -12,6 +12,7 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Any, Literal
 
 from streams.errors import EXIT_CONNECT, EXIT_FINDING, EXIT_FINE, REDIS_FIX, ConnectError
+from streams.murmur import partition_of
 from streams.settings import Settings
 from streams.topics import INPUTS, Cluster, Difference, admin_client, compare, name_of, read_cluster
 
@@ -187,13 +188,6 @@ async def _sample(consumer: Any, partitions: list[Any], counts: Mapping[str, int
 
 def _place(record: Any) -> str:
     return f"{record.topic}[{record.partition}] offset {record.offset}"
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition that Kafka's own producers choose for a key: murmur2, its sign bit cleared."""
-    from aiokafka.partitioner import murmur2  # noqa: PLC0415
-
-    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 async def _redis(settings: Settings) -> list[Check]:

@@ -28,9 +28,10 @@ from state.keys import APPLIED, prefix
 from state.route import Route
 from streams import published
 from streams.errors import ConnectError, RunFailed, UsageError
+from streams.identities import email_key_of
 from streams.journeys import partitions_with
+from streams.murmur import partition_of
 from streams.published import Say
-from streams.routing import partition_of
 from streams.settings import Settings
 from streams.step import Applied
 from streams.topics import admin_client, group_of, name_of, read_cluster, unreachable
@@ -39,7 +40,6 @@ LOOK_S = 0.1
 SAY_EVERY_S = 5.0
 REDIS_S = 5.0
 POLL_MS = 100
-NO_KEY_FIX = "set identity.email_key as the workers have it (TOUCHSTREAM_IDENTITY__EMAIL_KEY)"
 
 
 class _Said(msgspec.Struct):
@@ -92,8 +92,8 @@ def person_of(settings: Settings, text: str, email: bool = False, literal: bool 
     text as the id itself, as people's user ids can be addresses too.
     """
     key = settings.identity.email_key.get_secret_value().encode()
-    if email and not key:
-        raise UsageError("T116", "the address cannot be hashed", "--email", "identity.email_key is not set", NO_KEY_FIX)
+    if email:
+        key = email_key_of(settings)
     try:
         if email or (key and not literal and "@" in text and settings.policy().journey == "person"):
             return email_id(text, key)

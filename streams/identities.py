@@ -4,18 +4,19 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from models.linking import NEW, CodecError, IdState, read_id
+from models.journey import CodecError
+from models.linking import HOPS_MAX, NEW, IdState, read_id
+from models.mail import id_subkey
 from state.keys import prefix
 from state.route import Route
-from streams.errors import ConnectError, RunFailed
-from streams.routing import partition_of
+from streams.errors import ConnectError, RunFailed, UsageError
+from streams.murmur import partition_of
 from streams.settings import Settings
 from streams.topics import admin_client, group_of, name_of, read_cluster
 
 TIMEOUT_S = 5.0
 # Ids of one person that are shown; far more than links can bring together by intention.
 IDS_SHOWN_MAX = 5_000
-HOPS_MAX = 64
 
 
 class Id(NamedTuple):
@@ -51,6 +52,15 @@ class Person(NamedTuple):
                 for each in self.ids
             ],
         }
+
+
+def email_key_of(settings: Settings) -> bytes:
+    """The secret that addresses are hashed with; UsageError where it is not set."""
+    key = settings.identity.email_key.get_secret_value()
+    if not key:
+        fix = "set identity.email_key as the workers have it (TOUCHSTREAM_IDENTITY__EMAIL_KEY)"
+        raise UsageError("T116", "the address cannot be hashed", "--email", "identity.email_key is not set", fix)
+    return key.encode()
 
 
 async def find_person(settings: Settings, asked: str) -> Person:
@@ -111,6 +121,5 @@ class _Ids:
         return Person(asked, top, list(found.values()), not waiting)
 
     async def _state(self, person_id: str) -> IdState:
-        key = person_id.encode()
-        start = prefix(self._app, partition_of(key, self._partitions))
-        return read_id(await self._route.call(start, "GET", start + b"i:" + key))
+        start = prefix(self._app, partition_of(person_id.encode(), self._partitions))
+        return read_id(await self._route.call(start, "GET", start + id_subkey(person_id)))

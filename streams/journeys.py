@@ -23,7 +23,7 @@ from state.keys import prefix
 from state.route import Route
 from streams.errors import ConnectError, RunFailed
 from streams.moves import read_pointer
-from streams.routing import partition_of
+from streams.murmur import partition_of
 from streams.settings import Settings
 
 TIMEOUT_S = 5.0

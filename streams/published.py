@@ -21,7 +21,7 @@ from models.outcome import Reason, Rejected
 from models.policy import Policy
 from models.revisions import Place, PublishedCredit, Revision, parse_place
 from streams.errors import RunFailed
-from streams.routing import partition_of
+from streams.murmur import partition_of
 from streams.settings import Settings
 from streams.topics import admin_client, name_of, read_cluster, unreachable
 

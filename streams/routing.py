@@ -3,16 +3,11 @@
 from collections.abc import Sequence
 from typing import Any
 
-from aiokafka.partitioner import murmur2
+from streams.murmur import partition_of
 
 # murmur2 in Python costs more than everything else a touch costs, so mostly a sample is looked at. A producer with
 # another partitioner puts nearly all its keys wrong: as soon as one is found, its whole chunk is counted.
 SAMPLE_EVERY = 64
-
-
-def partition_of(key: bytes, partitions: int) -> int:
-    """The partition of a key under the default partitioner of Kafka's Java client."""
-    return int((murmur2(key) & 0x7FFFFFFF) % partitions)
 
 
 def misrouted(records: Sequence[Any], partition: int, partitions: int) -> int:

@@ -60,13 +60,11 @@ def show(
 def _hashed(address: str, settings: "Settings") -> str:
     from models.identity import email_id  # noqa: PLC0415
     from streams.errors import UsageError  # noqa: PLC0415
+    from streams.identities import email_key_of  # noqa: PLC0415
 
-    key = settings.identity.email_key.get_secret_value()
-    if not key:
-        fix = "set identity.email_key as the workers have it (TOUCHSTREAM_IDENTITY__EMAIL_KEY)"
-        raise UsageError("T116", "the address cannot be hashed", "--email", "identity.email_key is not set", fix)
+    key = email_key_of(settings)
     try:
-        return email_id(address, key.encode())
+        return email_id(address, key)
     except ValueError as error:
         fix = "give an e-mail address"
         raise UsageError("T116", "the address cannot be hashed", "--email", str(error), fix) from error

@@ -15,13 +15,13 @@ from hypothesis import given, note, seed, settings
 from hypothesis import strategies as st
 
 from models.identity import Names, higher, is_higher, people_of, precedence
+from models.journey import CodecError
 from models.linking import (
     HOPS_MAX,
     NEW,
     REFUSED_KEPT,
     Admit,
     Arrived,
-    CodecError,
     IdState,
     Link,
     Message,

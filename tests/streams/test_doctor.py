@@ -8,7 +8,8 @@ from aiokafka import AIOKafkaProducer
 from redis.asyncio import Redis
 
 from streams import topics
-from streams.doctor import Check, examine, exit_code, partition_of, topic_checks
+from streams.doctor import Check, examine, exit_code, topic_checks
+from streams.murmur import partition_of
 from streams.settings import Settings, load_settings
 from streams.topics import TABLE, Cluster, Found, name_of, wanted_settings
 

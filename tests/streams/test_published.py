@@ -19,7 +19,7 @@ from state.keys import prefix
 from streams import embedded, published, topics
 from streams.errors import RunFailed
 from streams.journeys import read_journey
-from streams.routing import partition_of
+from streams.murmur import partition_of
 from streams.settings import Settings, load_settings
 from tests.support.drawn import draw
 from tests.support.told import tell

@@ -2,7 +2,8 @@
 
 from types import SimpleNamespace
 
-from streams.routing import SAMPLE_EVERY, misrouted, partition_of
+from streams.murmur import partition_of
+from streams.routing import SAMPLE_EVERY, misrouted
 
 # Taken from Kafka's own UtilsTest: murmur2 of these texts.
 KNOWN = {

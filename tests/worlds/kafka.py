@@ -14,8 +14,8 @@ from typing import Any, NamedTuple
 from faust.types import TP
 
 from streams.identity_publish import OWNED, Relayed
+from streams.murmur import partition_of
 from streams.publish import DeadLetter, Output, Superseded, Uncertain
-from streams.routing import partition_of
 
 Header = tuple[str, bytes | None]
 _offset = attrgetter("offset")

@@ -6,6 +6,7 @@ stops the server or dies in whatever way, kill -9 included, and then the server 
 
 import contextlib
 import os
+import random
 import selectors
 import signal
 import socket
@@ -25,6 +26,9 @@ HOST = "127.0.0.1"
 START_TIMEOUT_S = 20.0
 # Longer than the keeper's own grace, so that it has ended the server before it is ended itself.
 STOP_TIMEOUT_S = 15.0
+# Systems give outgoing connections ports from 32768 (Linux) or 49152 on.
+PORTS = (16_384, 32_768)
+PORT_TRIES = 100
 # Between two looks at a server which has no line to say that it is up.
 POLL_S = 0.005
 LOG_TAIL_BYTES = 2_000
@@ -52,10 +56,20 @@ def redis_command(binary: Path, port: int, folder: str) -> list[str]:
 
 
 def free_port() -> int:
-    """A port of 127.0.0.1 which nobody listened on a moment ago; another process may take it at any time."""
-    with socket.socket() as probe:
-        probe.bind((HOST, 0))
-        return int(probe.getsockname()[1])
+    """A port of 127.0.0.1 which nobody listened on a moment ago; another process may take it at any time.
+
+    From below those that the system gives to outgoing connections: clients that try again and again to reach a
+    server that is down would else take its port, or connect to themselves. Raises ConnectError where none is free.
+    """
+    for port in random.SystemRandom().sample(range(*PORTS), PORT_TRIES):
+        with socket.socket() as probe:
+            try:
+                probe.bind((HOST, port))
+            except OSError:
+                continue
+            return port
+    where = f"{HOST}:{PORTS[0]}-{PORTS[1] - 1}"
+    raise ConnectError("T390", "no free port", where, f"{PORT_TRIES} ports were tried and all were taken")
 
 
 class Child:

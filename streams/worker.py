@@ -26,6 +26,7 @@ from state.store import Unreachable
 from streams.claiming import ELSEWHERE
 from streams.errors import ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
 from streams.processor import StartError, leave
+from streams.repeats import Repeats
 from streams.report import BatchReport
 from streams.settings import Settings
 from streams.transport import CoPartitioningError
@@ -72,6 +73,8 @@ def main() -> None:
     """Run a worker until SIGTERM, SIGINT or the end of standard input."""
     settings: Settings = pickle.loads(base64.b64decode(sys.stdin.buffer.readline()))
     logging.basicConfig(level=sys.argv[2], stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    for handler in logging.getLogger().handlers:
+        handler.addFilter(Repeats())
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Otherwise retries are printed to standard output where structlog happens to be installed.

@@ -24,6 +24,8 @@ REQUEST_BYTES = 16 << 20
 # Kafka 4 answers the first produce of many transactions with a retriable error while it verifies the partition.
 RETRY_BACKOFF_MS = 10
 TRANSACTION_TIMEOUT_MS = 20_000
+# After looking for a broker in vain. Retries wait for the look to end, so this is their pace while Kafka is away.
+AWAY_S = 0.25
 STOP_S = 5.0
 
 CREDIT_SCHEMA = ("touchstream-schema", b"credit/1")
@@ -191,6 +193,7 @@ class Publisher:
             max_request_size=REQUEST_BYTES,
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
+        pause_when_away(self._producer.client)
         await self._producer.start()
 
     async def stop(self) -> None:
@@ -279,3 +282,20 @@ class Publisher:
             for letter in output.dead
         ]
         return pending
+
+
+def pause_when_away(client: Any) -> None:
+    """Make an aiokafka client wait after it found no broker that answers.
+
+    Else it tries again after `RETRY_BACKOFF_MS`, which is meant for a broker that is there: a worker with dozens of
+    partitions would connect thousands of times a second to a broker that is just trying to come up.
+    """
+    update = client._metadata_update
+
+    async def update_or_wait(*args: Any) -> bool:
+        found: bool = await update(*args)
+        if not found:
+            await asyncio.sleep(AWAY_S)
+        return found
+
+    client._metadata_update = update_or_wait

@@ -18,6 +18,7 @@ from aiokafka.producer.message_accumulator import BatchBuilder
 
 from models.crediting import Publication, Source
 from models.outcome import Reason
+from streams import publish
 from streams.publish import DeadLetter, Output, Publisher, Refused, Superseded, Uncertain
 
 TOPICS = {"touches": "touches", "conversions": "conversions", "credits": "credits", "dead_letters": "dead"}
@@ -151,3 +152,23 @@ async def test_a_closed_publisher_refuses() -> None:
         made.output(0)
     with pytest.raises(Refused):
         await made.commit(0, Output(), OFFSETS)
+
+
+@pytest.mark.parametrize(("found", "pauses"), [(False, [publish.AWAY_S]), (True, [])])
+async def test_a_client_that_finds_no_broker_waits(
+    monkeypatch: pytest.MonkeyPatch, found: bool, pauses: list[float]
+) -> None:
+    """Looking for a broker in vain takes its time, so that a broker which comes up is not flooded with connections."""
+    slept: list[float] = []
+
+    async def sleep(seconds: float) -> None:
+        slept.append(seconds)
+
+    async def update(cluster: object, topics: object) -> bool:
+        return found
+
+    client = SimpleNamespace(_metadata_update=update)
+    publish.pause_when_away(client)
+    monkeypatch.setattr(publish.asyncio, "sleep", sleep)
+    assert await client._metadata_update(None, None) is found
+    assert slept == pauses

@@ -55,9 +55,31 @@ class Owner:
         self._reclaims = 0
         self._stage = stage
         self._store = store
+        # A revocation may come while what it revokes is still being claimed. It waits for the claims, as a task that
+        # was started behind its back would work beside the one that the next assignment starts.
+        self._changing = asyncio.Lock()
 
     async def on_assigned(self, consumer: transport.Consumer, partitions: set[int]) -> Mapping[TP, int]:
         """Claim every partition number owned now, kept ones too: the rebalance stopped them."""
+        async with self._changing:
+            return await self._claim(consumer, partitions)
+
+    async def on_revoked(self, partitions: set[int]) -> None:
+        """Finish and commit what is under way."""
+        async with self._changing:
+            await self._stop(partitions)
+
+    async def close(self) -> None:
+        """Stop everything, for the end of the worker."""
+        async with self._changing:
+            await self._stop(set(self.parts))
+            await self._forget(set(self.parts))
+
+    def reclaims(self) -> int:
+        """How often partitions were claimed again while running, since the start."""
+        return self._reclaims + sum(part.reclaims for part in self.parts.values())
+
+    async def _claim(self, consumer: transport.Consumer, partitions: set[int]) -> Mapping[TP, int]:
         self.rebalances += 1
         await self._forget(set(self.parts) - partitions)
         for partition in partitions:
@@ -74,26 +96,14 @@ class Owner:
             self.parts[partition].start()
         return {tp: offset for found in starts for tp, offset in found.items()}
 
-    async def on_revoked(self, partitions: set[int]) -> None:
-        """Finish and commit what is under way."""
+    async def _stop(self, partitions: Iterable[int]) -> None:
         await asyncio.gather(*(self.parts[p].stop() for p in partitions if p in self.parts))
-
-    async def close(self) -> None:
-        """Stop everything, for the end of the worker."""
-        await self.on_revoked(set(self.parts))
-        await self._forget(set(self.parts))
-
-    def reclaims(self) -> int:
-        """How often partitions were claimed again while running, since the start."""
-        return self._reclaims + sum(part.reclaims for part in self.parts.values())
 
     async def _forget(self, partitions: Iterable[int]) -> None:
         for partition in list(partitions):
-            # A rebalance and the end of the worker can both be at it.
-            part = self.parts.pop(partition, None)
-            if part is not None:
-                self._reclaims += part.reclaims
-                await part.close()
+            part = self.parts.pop(partition)
+            self._reclaims += part.reclaims
+            await part.close()
 
 
 def credentials(security: SecuritySettings) -> Any:

@@ -27,6 +27,9 @@ TRANSACTION_TIMEOUT_MS = 20_000
 # After looking for a broker in vain. Retries wait for the look to end, so this is their pace while Kafka is away.
 AWAY_S = 0.25
 STOP_S = 5.0
+# For a transaction, or the fence of a claim. Longer than a request of aiokafka may take, and shorter than a rebalance
+# waits: aiokafka itself would try for ever, and hold the whole group up.
+ANSWER_S = 45.0
 
 CREDIT_SCHEMA = ("touchstream-schema", b"credit/1")
 
@@ -179,7 +182,7 @@ class Publisher:
         self._producer: AIOKafkaProducer | None = None
 
     async def start(self) -> None:
-        """Fence every earlier producer of this id; returns when its open transaction has ended."""
+        """Fence every earlier producer of this id; returns when its open transaction has ended. May raise Refused."""
         await self.stop()
         self._producer = AIOKafkaProducer(
             **self._client,
@@ -194,7 +197,11 @@ class Publisher:
             retry_backoff_ms=RETRY_BACKOFF_MS,
         )
         pause_when_away(self._producer.client)
-        await self._producer.start()
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._producer.start()
+        except TimeoutError as exc:
+            raise Refused(f"no producer id within {ANSWER_S:g} s") from exc
 
     async def stop(self) -> None:
         """Close the producer; an open transaction is left to the fence or the timeout."""
@@ -220,6 +227,13 @@ class Publisher:
 
         Raises Refused (aborted, nothing visible), Superseded or Uncertain.
         """
+        try:
+            async with asyncio.timeout(ANSWER_S):
+                await self._commit(partition, output, offsets)
+        except TimeoutError as exc:
+            raise Uncertain(f"no answer within {ANSWER_S:g} s") from exc
+
+    async def _commit(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
         producer = self._producer
         if producer is None:
             raise Refused("the producer is closed")

@@ -148,6 +148,7 @@ class Consumer(driver.Consumer):
         self._broken: defaultdict[TP, int] = defaultdict(int)
         self._ends: dict[TP, tuple[int, int]] = {}
         self._claimed: set[int] = set()
+        self._revocations = 0
         self._held_back: set[TP] = set()
         self._wake = asyncio.Event()
 
@@ -209,6 +210,7 @@ class Consumer(driver.Consumer):
 
     async def on_partitions_revoked(self, revoked: set[TP]) -> None:
         partitions = {tp.partition for tp in revoked if tp.topic in self._batched}
+        self._revocations += 1
         self._claimed -= partitions
         for tp in revoked:
             self._taken.pop(tp, None)
@@ -226,9 +228,13 @@ class Consumer(driver.Consumer):
         self._claimed -= partitions
         for partition in partitions:
             self.invalidate(partition)
-        if partitions:
-            await self._seek_all(await self._owner.on_assigned(self, partitions))
-        self._claimed |= partitions
+        # Where a revocation comes meanwhile, the assignment after it claims and positions everything anew.
+        revocations = self._revocations
+        starts = await self._owner.on_assigned(self, partitions) if partitions else {}
+        if revocations == self._revocations:
+            await self._seek_all(starts)
+        if revocations == self._revocations:
+            self._claimed |= partitions
         self._wake.set()
 
     def _partition_numbers(self, assigned: Iterable[TP]) -> set[int]:

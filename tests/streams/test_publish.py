@@ -145,6 +145,42 @@ async def test_a_fence_by_whatever_name_is_a_fence() -> None:
         await made.commit(0, output(made), OFFSETS)
 
 
+@pytest.mark.parametrize("step", ["send_offsets_to_transaction", "commit_transaction"])
+async def test_a_transaction_without_an_answer_ends_as_uncertain(monkeypatch: pytest.MonkeyPatch, step: str) -> None:
+    """aiokafka would wait for ever, and with it the rebalance that could give the partition to another worker."""
+    producer = Producer({})
+
+    async def hang(*_: object) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(producer, step, hang)
+    monkeypatch.setattr(publish, "ANSWER_S", 0.01)
+    made = publisher(producer)
+    with pytest.raises(Uncertain, match="no answer within"):
+        await made.commit(0, output(made), OFFSETS)
+
+
+async def test_a_claim_without_a_producer_id_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A broker that does not answer for a transactional id must not hold the assignment up for ever."""
+
+    class Unanswered:
+        client = SimpleNamespace(_metadata_update=None)
+
+        def __init__(self, **_: object) -> None:
+            """Takes any options."""
+
+        async def start(self) -> None:
+            await asyncio.Event().wait()
+
+        async def stop(self) -> None:
+            """Nothing was begun."""
+
+    monkeypatch.setattr(publish, "AIOKafkaProducer", Unanswered)
+    monkeypatch.setattr(publish, "ANSWER_S", 0.01)
+    with pytest.raises(Refused, match="no producer id within"):
+        await Publisher({}, "t.credit.0", "group", TOPICS, lambda _: None).start()
+
+
 async def test_a_closed_publisher_refuses() -> None:
     """Between a claim that failed and the next one there is no producer: nothing is published, nothing is unsure."""
     made = Publisher({}, "t.credit.0", "group", TOPICS, lambda _: None)

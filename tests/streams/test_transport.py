@@ -158,6 +158,20 @@ async def test_nothing_is_fetched_while_a_partition_is_being_claimed(case: Case)
     assert await all_handed_out(case.consumer) == [7, 8, 9, 10, 11, 12]
 
 
+async def test_a_claim_that_a_revocation_overtakes_positions_nothing(case: Case) -> None:
+    """Where a rebalance begins while partitions are claimed, only the assignment after it may hand them out."""
+    case.owner.claiming.clear()
+    case.owner.claimed.clear()
+    claim = asyncio.ensure_future(case.consumer.perform_seek())
+    await case.owner.claiming.wait()
+    await case.consumer.on_partitions_revoked({TOUCHES, CONVERSIONS})
+    case.owner.claimed.set()
+    await claim
+    assert case.thread.moves == []
+    assert await handed_out(case.consumer) == []
+    assert case.thread.asked == []
+
+
 async def test_a_fetch_from_before_a_claim_is_put_back(case: Case) -> None:
     """A chunk asked for before a claim that arrives after it is dropped, and read again from where the claim begins."""
     case.thread.go_on.clear()

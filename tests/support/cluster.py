@@ -28,7 +28,7 @@ from redis.exceptions import BusyLoadingError, ConnectionError, TimeoutError
 from state import keys
 from streams import step, topics
 from streams.crash import VARIABLE
-from streams.errors import EXIT_RESTART
+from streams.errors import EXIT_CONNECT, EXIT_RESTART
 from streams.settings import Settings
 from streams.spawn import spawn
 from streams.topics import group_of, topics_of
@@ -262,13 +262,14 @@ class Cluster:
         return [worker for worker in self.workers if worker.number not in seen]
 
     def tend(self) -> None:
-        """Start again what a signal killed or ended with 75, as the supervisor does; anything else is a failure."""
+        """Start again what the supervisor would: what a signal killed, or ended with 75, or because Kafka was away."""
         for worker in self.alive:
             code = worker.process.poll()
             if code is None:
                 continue
             self.ended.append(Ended(worker.number, code))
-            assert code in (0, EXIT_RESTART) or code < 0, f"worker {worker.number} ended with {code}\n{self.said()}"
+            fine = code < 0 or code in (0, EXIT_RESTART, EXIT_CONNECT)
+            assert fine, f"worker {worker.number} ended with {code}\n{self.said()}"
             if code != 0 and self.restart:
                 if self.evict and not self.alive:
                     self.evict_members(self.members())

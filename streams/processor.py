@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+from aiokafka.errors import KafkaError
 from faust.types import TP
 
 from state.store import Fenced, Lost, StoreError, Unreachable
@@ -173,7 +174,7 @@ class PartitionTask(Steps[Taken, Decided]):
         self._busy = True
         try:
             await self.step(batches)
-        except (Lost, Unreachable, Refused) as exc:
+        except (Lost, Unreachable, Refused, KafkaError) as exc:
             await self._claim_again(events, exc)
         except Tripped as exc:
             self._trip(events, exc)
@@ -208,7 +209,7 @@ class PartitionTask(Steps[Taken, Decided]):
                 await self._wait(IDLE_WAIT_S)
             else:
                 await consumer.reseek(self.partition, await self.claim(consumer))
-        except (Lost, Unreachable, Refused) as exc:
+        except (Lost, Unreachable, Refused, KafkaError) as exc:
             await self._claim_again([], exc)
 
     def _next_batches(self) -> tuple[list[Any], list[Batch]]:
@@ -248,7 +249,7 @@ class PartitionTask(Steps[Taken, Decided]):
                 starts = await self.claim(consumer)
             except Fenced:
                 raise
-            except (StoreError, Refused, OSError) as exc:
+            except (StoreError, Refused, KafkaError, OSError) as exc:
                 cause = exc
             else:
                 await consumer.reseek(self.partition, starts)

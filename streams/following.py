@@ -8,6 +8,7 @@ No clock but that of the records is asked.
 import asyncio
 import logging
 from collections.abc import Sequence
+from operator import attrgetter
 
 from aiokafka.errors import KafkaError
 
@@ -30,7 +31,6 @@ class Following:
         self._own = own
         self._settle_ms = settle_ms
         self._reader = reader
-        self._known: Sequence[Announced] = ()
         self._sure_ms = -1
         self._looking = asyncio.Lock()
         self._take(known)
@@ -60,14 +60,13 @@ class Following:
         except (KafkaError, OSError, TimeoutError) as exc:
             await self._reader.close()
             raise Refused(f"the policies cannot be read: {exc!r}") from exc
-        if known != self._known:
-            self._take(known)
+        if new := [each for each in known if each not in self._known]:
+            log.info("policies announced: %s", ", ".join(each.version for each in new))
+            self._take(sorted([*self._known, *new], key=attrgetter("from_ms")))
         self._sure_ms = max(self._sure_ms, record_ms + SURE_MS)
 
     def _take(self, known: Sequence[Announced]) -> None:
-        new = [each for each in known if each not in self._known]
-        if self._known:
-            log.info("policies announced: %s", ", ".join(each.version for each in new))
+        """What was announced stays, also where its transaction does not show yet."""
         self._known = known
         # What is not known any more is restated under the latest, the same one for all workers.
         followed = [each.policy for each in known if each.policy is not None] or [self._own]

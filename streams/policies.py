@@ -10,6 +10,7 @@ import logging
 import random
 import time
 from collections.abc import Sequence
+from operator import attrgetter
 from typing import Any
 
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
@@ -56,7 +57,7 @@ async def join(settings: Settings) -> list[Announced]:
         async with Reader(settings) as reader:
             known = await reader.read()
         if _start_of(mine, known) is not None:
-            known = await _announce(settings, mine)
+            known = await _announce(settings, mine, known)
     now = in_force(known, _now_ms())
     if now is not None and now.policy is None:
         why = f"the policy {now.version} counts since {format_time(now.from_ms)}, and is of a later program"
@@ -147,8 +148,15 @@ class Reader:
             await consumer.stop()
 
 
-async def _announce(settings: Settings, mine: Policy) -> list[Announced]:
+async def _announce(settings: Settings, mine: Policy, known: list[Announced]) -> list[Announced]:
     for attempt in range(1, ATTEMPTS + 1):
+        if known:
+            # Other machines start with the same file now: whoever comes a little later finds it announced.
+            await asyncio.sleep(random.uniform(0, PAUSE_S * attempt))
+            async with Reader(settings) as reader:
+                known = await reader.read()
+            if _start_of(mine, known) is None:
+                return known
         try:
             return await _announce_once(settings, mine)
         except KafkaError as exc:
@@ -156,7 +164,6 @@ async def _announce(settings: Settings, mine: Policy) -> list[Announced]:
             if attempt == ATTEMPTS:
                 raise
             log.info("announcing the policy %s again: %r", mine.version, exc)
-            await asyncio.sleep(random.uniform(0, PAUSE_S * attempt))
     raise AssertionError("the loop ends by return or raise")
 
 
@@ -172,16 +179,17 @@ async def _announce_once(settings: Settings, mine: Policy) -> list[Announced]:
         await producer.start()
         async with Reader(settings) as reader:
             known = await reader.read()
-            from_ms = _start_of(mine, known)
-            if from_ms is None:
-                return known
-            async with producer.transaction():
-                key, value = write_announced(mine, from_ms)
-                sent = await producer.send_and_wait(name_of(settings, "policies"), value, key)
-                if known:
-                    _check_clock(sent.timestamp)
-            log.info("announced the policy %s, which counts from %s on", mine.version, format_time(from_ms))
-            return await reader.read()
+        from_ms = _start_of(mine, known)
+        if from_ms is None:
+            return known
+        async with producer.transaction():
+            key, value = write_announced(mine, from_ms)
+            sent = await producer.send_and_wait(name_of(settings, "policies"), value, key)
+            if known:
+                _check_clock(sent.timestamp)
+        log.info("announced the policy %s, which counts from %s on", mine.version, format_time(from_ms))
+        # Not read back: Kafka shows a transaction a moment after it was committed.
+        return sorted([*known, Announced(mine.version, from_ms, mine)], key=attrgetter("from_ms"))
     finally:
         await producer.stop()
 

@@ -91,6 +91,21 @@ def test_a_kafka_that_does_not_tell_is_waited_for() -> None:
     asyncio.run(story())
 
 
+def test_what_was_announced_is_not_forgotten() -> None:
+    """Kafka shows a transaction a moment after it was committed: whoever made it knows of it meanwhile."""
+
+    async def story() -> None:
+        topic = Topic(announced(0, START_MS + LEAD_MS), delay_ms=1)
+        topic.clock_ms = START_MS
+        known = Following(Policy.default(), SETTLE_MS, topic.of, topic)  # type: ignore[arg-type]
+        assert await topic.read() == topic.of[:1]
+        for _ in range(2):
+            assert (await known.again()).at(START_MS + LEAD_MS) is topic.of[1].policy
+            topic.clock_ms += 1
+
+    asyncio.run(story())
+
+
 def test_all_partitions_share_a_look() -> None:
     """Eight that want to know the same at once are answered by one."""
 

@@ -151,9 +151,9 @@ STEP = (
     Mutant(
         "claim-again-after-a-fence",
         """            await self.step(batches)
-        except (Lost, Unreachable, Refused) as exc:""",
+        except (Lost, Unreachable, Refused, KafkaError) as exc:""",
         """            await self.step(batches)
-        except (Lost, Unreachable, Refused, Superseded) as exc:""",
+        except (Lost, Unreachable, Refused, KafkaError, Superseded) as exc:""",
         (
             f"{PROCESSOR}::TestClaimAgain::test_it_leaves_where_another_may_own_the_partition",
             f"{CAUGHT}::test_a_superseded_worker_does_not_fence_the_new_owner",

@@ -23,9 +23,10 @@ from models.mail import IdentityRules, Mail
 from models.outcome import Reason
 from models.raw import own_headers
 from state.store import TTL_MAX_MS, Writes
+from streams.batches import owner_of
 from streams.claiming import Claiming
 from streams.identity_decode import LINKS, RAW_CONVERSIONS, RAW_TOUCHES, RawDecoder, TakenRaw
-from streams.identity_publish import Relayed, owner_of
+from streams.identity_publish import Relayed
 from streams.marks import Marks
 from streams.origin import Origin
 from streams.processor import PartitionTask

@@ -9,8 +9,10 @@ from models.linking import Send
 from streams.batches import Row, batches, owner_of
 from streams.publish import Output, Publisher, Refused
 
-# Only the owner of an id writes what is keyed by it to these, so it goes to the partition number that it works on.
-OWNED = frozenset(("touches", "conversions", "moves"))
+# Only the owner of an id writes what is keyed by it to this, so it goes to the partition number that it works on.
+OWNED = frozenset(("moves",))
+
+NO_ROWS: list[Row] = []
 
 Place = tuple[str, int]
 
@@ -45,16 +47,15 @@ class RelayPublisher(Publisher):
         """Records by topic and partition, each in the order in which they came to be."""
         found: dict[Place, list[Row]] = {}
         counts: dict[str, int] = {}
+        topic, key, there = "", b"", NO_ROWS
         for send in sends:
-            topic, key = send.topic, send.key
-            place = partition
-            if topic not in OWNED:
+            # What is said of one id comes together.
+            if send.key != key or send.topic != topic:
+                topic, key = send.topic, send.key
                 if topic not in counts:
                     counts[topic] = len(await producer.partitions_for(self._topics[topic]))
-                place = owner_of(key.decode(), counts[topic])
-            there = found.get((topic, place))
-            if there is None:
-                there = found[topic, place] = []
+                place = partition if topic in OWNED else owner_of(key.decode(), counts[topic])
+                there = found.setdefault((topic, place), [])
             # The builder wants a list.
             there.append((send.record_ms, key, send.value, list(send.headers)))
         return {(self._topics[topic], place): rows for (topic, place), rows in found.items()}

@@ -26,7 +26,7 @@ from models.identity import ANONYMOUS, EMAIL, higher, is_higher
 from models.journey import CodecError
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
-from models.raw import HOPS, PERSON, Header, RawEvent, of_person, own_headers
+from models.raw import HOPS, PERSON, Header, RawEvent, own_headers, renamed
 
 STATE_VERSION = 1
 REFUSED_KEPT = 10
@@ -342,14 +342,15 @@ def _deliver(person_id: str, up: str | None, events: Sequence[Arrived], out: Out
     """Events come out under the id, or the user above it; where more can be above that, its owner is asked."""
     # Users are seldom merged again, and then the crediting stage sends on what comes: that spares a record for each
     # event of a known visitor. What is below an address mostly has a user above that.
-    is_user = up is not None and not up.startswith((EMAIL, ANONYMOUS))
-    key = person_id.encode()
-    above = up.encode() if up is not None and is_user else key
+    key = above = person_id.encode()
+    rename = None
+    if up is not None and not up.startswith((EMAIL, ANONYMOUS)):
+        above, rename = up.encode(), renamed(person_id, up)
     for arrived in events:
         event = arrived.event
         value, to = event.rekeyed, person_id
         if up is not None and event.hops < HOPS_MAX:
-            under_up = of_person(event.rekeyed, person_id, up) if is_user else None
+            under_up = rename(event.rekeyed) if rename is not None else None
             if under_up is None:
                 out.pass_on(arrived, up, up)
                 continue

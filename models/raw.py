@@ -6,7 +6,7 @@ producer wrote, texts are trimmed, and fields that the contract does not know ar
 stage takes: `tests/models` prove it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -146,14 +146,19 @@ def own_headers(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in (HOPS, PERSON)]
 
 
-def of_person(rekeyed: bytes, person: str, other: str) -> bytes | None:
-    """The JSON of a raw event for the crediting stage under another person; None where that has to be made anew."""
-    # In a JSON text a quote that is not escaped can only end this name, but properties may have it too.
-    before = _PERSON + _encode(person)
-    if rekeyed.count(_PERSON) != 1 or before not in rekeyed:
-        return None
-    changed = rekeyed.replace(before, _PERSON + _encode(other))
-    return changed if len(changed) <= RECORD_BYTES_MAX else None
+def renamed(person: str, other: str) -> Callable[[bytes], bytes | None]:
+    """Makes the JSON of a raw event for the crediting stage one of another person; None where that is not so simple."""
+    before, after = _PERSON + _encode(person), _PERSON + _encode(other)
+    longest = RECORD_BYTES_MAX - len(after)
+
+    def rename(rekeyed: bytes) -> bytes | None:
+        # In a JSON text a quote that is not escaped can only end this name, but properties may have it too.
+        head, found, rest = rekeyed.partition(before)
+        if not found or len(rekeyed) > longest or _PERSON in rest or _PERSON in head:
+            return None
+        return head + after + rest
+
+    return rename
 
 
 def _sent_to(content: bytes) -> str:

@@ -13,6 +13,7 @@ from streams.publish import Output, Publisher, Refused
 OWNED = frozenset(("moves",))
 
 NO_ROWS: list[Row] = []
+NO_HEADERS: list[tuple[str, bytes | None]] = []
 
 Place = tuple[str, int]
 
@@ -57,5 +58,6 @@ class RelayPublisher(Publisher):
                 place = partition if topic in OWNED else owner_of(key.decode(), counts[topic])
                 there = found.setdefault((topic, place), [])
             # The builder wants a list.
-            there.append((send.record_ms, key, send.value, list(send.headers)))
+            headers = list(send.headers) if send.headers else NO_HEADERS
+            there.append((send.record_ms, key, send.value, headers))
         return {(self._topics[topic], place): rows for (topic, place), rows in found.items()}

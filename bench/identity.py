@@ -6,8 +6,9 @@ It is part of `make bench` too.
 
 `persons` go straight to touches and conversions, with the identity stage off. `users` are raw events that name a user
 id. `visitors` are raw touches under anonymous ids; Identify records on the log before them say whose they are, and
-conversions name the user. The clock runs from the first claim of a partition to the moment at which nothing is left to
-process for either stage; CPU is that of all worker processes and Redis between the two.
+conversions name the user. Each visitor is merged once, before any touch of theirs is credited. The clock runs from the
+first claim of a partition to the moment at which nothing is left to process for either stage; CPU is that of all worker
+processes and Redis between the two.
 """
 
 import argparse

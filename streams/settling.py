@@ -1,7 +1,7 @@
 """Who is who first: at a start, raw events wait until what the log says of ids by then has been read.
 
-An event that comes out under the right person at once costs a third of one whose journey has to move, and restates
-nothing. So a worker that starts behind, as in a replay of years, reads links and Identify records first, and then the
+An event that comes out under the right person at once needs no journey that moves, and no conversion that is credited
+twice. So a worker that starts behind, as in a replay of years, reads links and Identify records first, and then the
 messages between owners that come of them. That is worth some patience, and nothing depends on it: events are let go in
 any case after `WAIT_S`, and what is said of ids while the worker runs holds nobody up.
 """

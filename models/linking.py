@@ -23,10 +23,10 @@ import msgspec
 from msgspec.structs import replace
 
 from models.formats import Codec, Form, first_element
-from models.identity import ANONYMOUS, higher, is_higher
+from models.identity import ANONYMOUS, EMAIL, higher, is_higher
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
-from models.raw import HOPS, PERSON, Header, RawEvent, own_headers
+from models.raw import HOPS, PERSON, Header, RawEvent, own_headers, renamed
 
 STATE_VERSION = 1
 REFUSED_KEPT = 10
@@ -225,7 +225,7 @@ def decide_id(
     state: IdState,
     messages: Iterable[Said],
     named: Mapping[str, int],
-    events: Iterable[Arrived],
+    events: Sequence[Arrived],
     ids_max: int,
     out: Outcome,
 ) -> IdState:
@@ -245,8 +245,8 @@ def decide_id(
     for lower, at in named.items():
         if lower not in state.below and not _is_refused(state, lower, ids_max):
             out.tell(introduce(person_id, lower, at), at)
-    for arrived in events:
-        _deliver(person_id, state.up, arrived, out)
+    if events:
+        _deliver(person_id, state.up, events, out)
     return state
 
 
@@ -342,19 +342,31 @@ def _refused(state: IdState, other: str, at: int, out: Outcome) -> IdState:
     return replace(state, refused=state.refused + 1, refused_last=last)
 
 
-def _deliver(person_id: str, up: str | None, arrived: Arrived, out: Outcome) -> None:
-    event = arrived.event
-    if up is not None and event.hops < HOPS_MAX:
-        out.pass_on(arrived, up, up)
-        return
-    headers = own_headers(arrived.headers) if arrived.headers else ()
-    out.sends.append(Send(event.kind, person_id.encode(), event.rekeyed, headers, arrived.record_ms))
-    if event.kind == "touches":
-        out.touches += 1
-        return
-    out.conversions += 1
-    if event.action == "create":
-        out.tell(Where(conversion_key(event.conversion_id), person_id, arrived.record_ms), arrived.record_ms)
+def _deliver(person_id: str, up: str | None, events: Sequence[Arrived], out: Outcome) -> None:
+    """Events come out under the id, or the user above it; where more can be above that, its owner is asked."""
+    # Users are seldom merged again, and then the crediting stage sends on what comes: that spares a record for each
+    # event of a known visitor. What is below an address mostly has a user above that.
+    key = above = person_id.encode()
+    rename = None
+    if up is not None and not up.startswith((EMAIL, ANONYMOUS)):
+        above, rename = up.encode(), renamed(person_id, up)
+    for arrived in events:
+        event = arrived.event
+        value, to = event.rekeyed, person_id
+        if up is not None and event.hops < HOPS_MAX:
+            under_up = rename(event.rekeyed) if rename is not None else None
+            if under_up is None:
+                out.pass_on(arrived, up, up)
+                continue
+            value, to = under_up, up
+        headers = own_headers(arrived.headers) if arrived.headers else ()
+        out.sends.append(Send(event.kind, key if to is person_id else above, value, headers, arrived.record_ms))
+        if event.kind == "touches":
+            out.touches += 1
+            continue
+        out.conversions += 1
+        if event.action == "create":
+            out.tell(Where(conversion_key(event.conversion_id), to, arrived.record_ms), arrived.record_ms)
 
 
 def conversion_key(conversion_id: str) -> str:

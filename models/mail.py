@@ -115,7 +115,8 @@ class Mail:
         person = event.person
         place = conversion_key(event.conversion_id) if person is None else person
         is_own = event.ids[:1] == (person,)
-        if not self._owns(place):
+        # Whoever has mail is owned here: that is cheaper to see, and most come more than once.
+        if place not in self._ids and not self._owns(place):
             if event.hops < HOPS_MAX:
                 self._out.pass_on(arrived, place, None if is_own else person)
             else:

@@ -6,7 +6,7 @@ producer wrote, texts are trimmed, and fields that the contract does not know ar
 stage takes: `tests/models` prove it.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, NamedTuple
 
 import msgspec
@@ -43,6 +43,7 @@ HOPS, PERSON = "touchstream-hops", "touchstream-person"
 NOBODY = "?"
 
 _encode = msgspec.json.Encoder().encode
+_PERSON = b'"person_id":'
 
 
 class _RawTouchJson(TouchJson, omit_defaults=True, kw_only=True, gc=False):
@@ -143,6 +144,21 @@ def route_of(headers: Sequence[Header]) -> Route:
 def own_headers(headers: Sequence[Header]) -> list[Header]:
     """The headers that the record's producer wrote."""
     return [header for header in headers if header[0] not in (HOPS, PERSON)]
+
+
+def renamed(person: str, other: str) -> Callable[[bytes], bytes | None]:
+    """Makes the JSON of a raw event for the crediting stage one of another person; None where that is not so simple."""
+    before, after = _PERSON + _encode(person), _PERSON + _encode(other)
+    longest = RECORD_BYTES_MAX - len(after)
+
+    def rename(rekeyed: bytes) -> bytes | None:
+        # In a JSON text a quote that is not escaped can only end this name, but properties may have it too.
+        head, found, rest = rekeyed.partition(before)
+        if not found or len(rekeyed) > longest or _PERSON in rest or _PERSON in head:
+            return None
+        return head + after + rest
+
+    return rename
 
 
 def _sent_to(content: bytes) -> str:

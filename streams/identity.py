@@ -23,15 +23,17 @@ from models.mail import IdentityRules, Mail
 from models.outcome import Reason
 from models.raw import own_headers
 from state.store import TTL_MAX_MS, Writes
+from streams.batches import owner_of
 from streams.claiming import Claiming
-from streams.identity_decode import LINKS, RAW_CONVERSIONS, RAW_TOUCHES, RawDecoder, TakenRaw
-from streams.identity_publish import Relayed, owner_of
+from streams.identity_decode import IDENTITIES, LINKS, RAW_CONVERSIONS, RAW_TOUCHES, RawDecoder, TakenRaw
+from streams.identity_publish import Relayed
 from streams.marks import Marks
 from streams.origin import Origin
 from streams.processor import PartitionTask
 from streams.publish import DeadLetter, Publisher
 from streams.report import BatchReport
 from streams.routing import misrouted
+from streams.settling import LOOK_EVERY_S, Settling
 from streams.step import Applied, Limits, Offsets
 from streams.transport import Batch, Consumer
 
@@ -78,6 +80,15 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         self._rules = rules
         self._tell = tell
         self._secret = secret
+        self._settling = Settling(places[: IDENTITIES + 1], places[RAW_TOUCHES:])
+
+    def _wait_s(self) -> float:
+        return LOOK_EVERY_S if self._settling else super()._wait_s()
+
+    async def _release(self, taken: TakenRaw) -> None:
+        """Let events come once it is known who is who."""
+        said = any(taken.parts[: IDENTITIES + 1])
+        self._settling.look(self._owned_by(), self._read[: IDENTITIES + 1], said)
 
     def _nothing(self) -> TakenRaw:
         return TakenRaw()
@@ -123,8 +134,20 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         touches = sum(arrived.event.kind == "touches" for arrived in out.dropped)
         report.touches_forgotten += touches
         report.conversions_forgotten += len(out.dropped) - touches
+        self._count(out, output, report)
         report.stage("decide", started)
         return Resolved(output, writes, out, lasting)
+
+    def _count(self, out: Outcome, output: Relayed, report: BatchReport) -> None:
+        raw = {self.inputs[RAW_TOUCHES].topic, self.inputs[RAW_CONVERSIONS].topic}
+        report.raw_delivered += out.touches + out.conversions
+        report.raw_passed_on += out.passed_on
+        report.raw_waiting += out.waiting
+        report.raw_forgotten += len(out.dropped)
+        report.raw_dead += sum(letter.topic in raw for letter in output.dead)
+        report.ids_linked += out.admitted
+        report.ids_refused += out.refused
+        report.merges_sent += out.merged
 
     async def _forgotten_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Those of the ids that were forgotten, and when; nobody asks before that was ever so."""
@@ -191,4 +214,5 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         starts = await super().claim(consumer)
         if self._applied.forgotten:
             await self._marks.subkeys(())
+        await self._settling.begin(consumer, self._applied.offsets[: IDENTITIES + 1])
         return starts

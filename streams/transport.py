@@ -422,27 +422,18 @@ class Consumer(driver.Consumer):
         for tp in active:
             # While a partition number is claimed its position is still the old one.
             if tp.topic in self._batched and tp.partition in self._claimed:
-                end = self.known_end(tp)
-                if end is not None and self._is_at(tp, end):
+                state = self._state(tp)
+                end = _end_of(state)
+                if end is not None and _is_at(state, end):
                     self._ends[tp] = (self._next.get(tp, 0), end)
 
     def known_end(self, tp: TP) -> int | None:
         """The last stable offset of tp as the broker's latest answer gave it; None before the first."""
-        state = self._state(tp)
-        if state is None:
-            return None
-        stable = state.lso
-        end: int | None = state.highwater if stable is None or stable < 0 else stable
-        return end
+        return _end_of(self._state(tp))
 
     def _state(self, tp: TP) -> Any:
         thread: Any = self._thread
         return thread._consumer._subscription.subscription.assignment.state_value(tp)
-
-    def _is_at(self, tp: TP, offset: int) -> bool:
-        """True where the fetch position is at or beyond the offset; markers at the end have moved it too."""
-        state = self._state(tp)
-        return state is not None and state.has_valid_position and bool(state.position >= offset)
 
     def has_read(self, tp: TP, processed: int, end: int) -> bool:
         """Every record of tp below `end` has been processed, `processed` being the next offset after the last one.
@@ -452,6 +443,19 @@ class Consumer(driver.Consumer):
         """
         accepted, noted_end = self._ends.get(tp, (0, -1))
         return processed >= end or (accepted <= processed and noted_end >= end)
+
+
+def _end_of(state: Any) -> int | None:
+    if state is None:
+        return None
+    stable = state.lso
+    end: int | None = state.highwater if stable is None or stable < 0 else stable
+    return end
+
+
+def _is_at(state: Any, offset: int) -> bool:
+    """True where the fetch position is at or beyond the offset; markers at the end have moved it too."""
+    return state is not None and state.has_valid_position and bool(state.position >= offset)
 
 
 class Transport(driver.Transport):

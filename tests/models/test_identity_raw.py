@@ -11,7 +11,7 @@ from models import raw
 from models.events import decode_conversion, decode_identify, decode_touch
 from models.identity import Names, people_of
 from models.outcome import Reason, Rejected
-from models.raw import HOPS, PERSON, Kind, decode_people, decode_raw, own_headers
+from models.raw import HOPS, PERSON, Kind, decode_people, decode_raw, own_headers, renamed
 from models.records.reading import RECORD_BYTES_MAX
 
 SEED = 20_261_122
@@ -199,3 +199,23 @@ def test_both_ways_of_an_identify_agree(names: dict[str, Any], odd: dict[str, An
         return
     assert decode_people(value, RECORD_MS, KEY) == wanted
     assert quick in (None, wanted)
+
+
+@pytest.mark.parametrize(
+    ("extra", "is_simple"),
+    [
+        ({}, True),
+        ({"campaign": '"person_id":"anonymous:a1"'}, True),
+        ({"properties": {"person_id": "anonymous:a1"}}, False),
+        ({"properties": {'a"person_id': "x"}}, False),
+    ],
+)
+def test_an_event_of_another_person_differs_in_that_alone(extra: dict[str, Any], is_simple: bool) -> None:
+    """Only its own person_id is another one; where that name stands elsewhere too, it is left to be read again."""
+    value = json.dumps({"event_id": "t1", "anonymous_id": "a1", "occurred_at": RECORD_MS, **extra}).encode()
+    rekeyed = decode_raw("touches", value, (), RECORD_MS, KEY).rekeyed
+    other = renamed("anonymous:a1", 'u"1')(rekeyed)
+    assert (other is not None) == is_simple
+    if other is not None:
+        assert json.loads(other) == {**json.loads(rekeyed), "person_id": 'u"1'}
+    assert renamed("anonymous:a2", "u1")(rekeyed) is None

@@ -15,7 +15,7 @@ from unittest import mock
 from models.linking import Outcome
 from models.mail import IdentityRules
 from state.memory import MemoryStore
-from streams import identity
+from streams import identity, settling
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.step import Limits
@@ -42,7 +42,11 @@ class RawCourse(Course):
         self._merges: list[Merge] = []
 
     def run(self) -> Counter[str]:
-        with mock.patch.object(identity, "time", CLOCK):
+        with (
+            mock.patch.object(identity, "time", CLOCK),
+            # The clock moves by a millisecond or so a step, and a world has hundreds of starts.
+            mock.patch.multiple(settling, time=CLOCK, QUIET_S=0.01, CHASE_S=0.05),
+        ):
             seen = super().run()
         self._check_ids()
         self._check_events()

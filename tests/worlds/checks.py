@@ -30,6 +30,8 @@ class Known:
     def __init__(self, policy: dict[str, Any]) -> None:
         self._policy = policy
         self._family: dict[str, Facts] = {}
+        # By the identity of a family's facts: who they are.
+        self._members: dict[int, list[str]] = {}
         self._merged: set[str] = set()
         # By the identity of a family's facts: those of whom something is new, and what the oracle said of the others.
         self._dirty: dict[int, Facts] = {}
@@ -82,8 +84,9 @@ class Known:
         one.touches.extend(other.touches)
         one.conversions.extend(other.conversions)
         one.merges.extend(other.merges)
-        for person_id in [p for p, family in self._family.items() if family is other]:
-            self._family[person_id] = one
+        moved = self._members.pop(id(other))
+        self._family.update(dict.fromkeys(moved, one))
+        self._members[id(one)] += moved
         self._dirty.pop(id(other), None)
         self._credits.pop(id(other), None)
 
@@ -100,7 +103,10 @@ class Known:
         return max(known, key=lambda f: len(f.touches) + len(f.conversions), default=None)
 
     def _at(self, person_id: str) -> Facts:
-        family = self._family.setdefault(person_id, Facts([], [], []))
+        family = self._family.get(person_id)
+        if family is None:
+            family = self._family[person_id] = Facts([], [], [])
+            self._members[id(family)] = [person_id]
         self._dirty[id(family)] = family
         return family
 

@@ -15,6 +15,8 @@ from tests.worlds.world import Arrival, World
 
 # How often something goes wrong, in troubles a quiet point; half of the worlds are calm.
 TROUBLES = (0.0, 0.0, 0.02, 0.1)
+# And how often in a world at most, on average: after each, large worlds have much to read again.
+TROUBLES_MOST = 100
 PARTITIONS = (1, 2, 3)
 
 
@@ -27,7 +29,7 @@ class Course:
         self.kafka = Kafka(self._rng.choice(PARTITIONS))
         self.reports: list[Any] = []
         self._stages = [crediting(self.kafka, of.policy, self._rng, self.reports)]
-        self._troubles = self._rng.choice(TROUBLES)
+        self._troubles = min(self._rng.choice(TROUBLES), TROUBLES_MOST / len(of.cuts))
         self.checker = Checker(Known(of.policy), self._rng, len(of.cuts))
         self._read = 0
 

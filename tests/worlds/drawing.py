@@ -26,8 +26,9 @@ VALUES = ("0", "0.000001", "0.00001", "1", "7.77", "10", "99.99", "123456.654321
 LAGS_MS = (0, 0, 0, 1, 40, 900, HOUR_MS, 20 * HOUR_MS)
 
 
-def draw(seed: int, *, identities: bool, byte_equal: bool = False) -> World:
-    """The world of a seed. Without `identities` everybody has one id, and nobody is merged.
+def draw(seed: int, *, identities: bool, byte_equal: bool = False, people: int = 0) -> World:
+    """The world of a seed, of so many people, or of 50 to 200. Without `identities` everybody has one id, and nobody is
+    merged.
 
     With `byte_equal`, what comes twice is the same twice, and no two corrections were made in the same millisecond.
     """
@@ -35,7 +36,7 @@ def draw(seed: int, *, identities: bool, byte_equal: bool = False) -> World:
     policy = policies.draw(rng)
     # Few worlds of many people, more of few: what happens happens to one at a time.
     count = PEOPLE_MIN + int((PEOPLE_MAX + 1 - PEOPLE_MIN) * rng.random() ** 3)
-    crowd = [Person(n, _ids(rng, n, identities)) for n in range(count)]
+    crowd = [Person(n, _ids(rng, n, identities)) for n in range(people or count)]
     world = World(seed, policy, crowd)
     span_ms = rng.choice((20, 45, 100)) * DAY_MS
     drawing = _Drawing(rng, policy, span_ms, ties=not (identities or byte_equal), altered=not byte_equal)

@@ -34,6 +34,7 @@ from streams.step import Applied, Limits, Offsets
 from streams.topics import Topics
 from streams.transport import Batch, Consumer
 from streams.tripwire import flags_of
+from streams.waiting import Waiting, give_up
 
 # Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
 YIELD_EVERY = 200
@@ -41,6 +42,7 @@ YIELD_EVERY = 200
 TOUCHES, CONVERSIONS, MOVES = range(3)
 # A record time that no record reaches.
 FAR_MS = 1 << 53
+TOUCHES_START = b"t:"
 
 Timed = TypeVar("Timed", Held, TakenMove)
 
@@ -109,6 +111,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         self._recent = RecentConversions(applied.latest_ms)
         self._marks = Marks(self.partition, self._secret, self._read_store)
         self._grown: list[bytes] = []
+        self._waiting = Waiting(self._rules.policy.corrections_ms, self._read_store, applied.waited, applied.given_up)
         super()._start_at(token, applied, committed, trip)
 
     # -- taking records in
@@ -238,12 +241,21 @@ class CreditTask(PartitionTask[Taken, Decided]):
                     deciding.journey(key, blobs, span, arrivals.get(key, ()), events.get(key, ()), moved)
         # After the journeys that leave: a fact that was known there already must not be taken for a new one.
         decided.output.sends += [("moves", *write_move(move)) for move in moves.sent]
+        await self._give_up(taken, moves, decided)
         if not self.replaying:
             self._pace.saw(len(taken.conversions), report.credits)
         count_dead(dead, self.touches.topic, self.conversions.topic, report)
         count_filtered(taken, report)
         report.stage("decide", started)
         return decided
+
+    async def _give_up(self, taken: Taken, moves: Moves, decided: Decided) -> None:
+        """End what waits for a create for too long, as of the conversions of this step."""
+        due = await self._waiting.turn(taken.conversions, decided)
+        if due:
+            await give_up(due, self._read_store, self.conversions, decided)
+        if moves.forgetting:
+            await self._waiting.forget(moves.forgetting, decided)
 
     def _to_load(self, taken: Taken, events: Mapping[bytes, list[Event]]) -> dict[bytes, None]:
         keys = dict.fromkeys(events)
@@ -288,6 +300,8 @@ class CreditTask(PartitionTask[Taken, Decided]):
             latest_ms=self._recent.latest_ms,
             merged=applied.merged + decided.merged,
             forgotten=applied.forgotten + decided.forgotten,
+            waited=self._waiting.waited,
+            given_up=self._waiting.given_up,
         )
 
     async def _save(self, decided: Decided, ends: Offsets, report: BatchReport) -> None:
@@ -297,7 +311,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         await super()._save(decided, ends, report)
 
     def _note_grown(self, subkeys: Sequence[bytes]) -> None:
-        self._grown = [key_of(subkey) for subkey in subkeys]
+        self._grown = [key_of(subkey) for subkey in subkeys if subkey.startswith(TOUCHES_START)]
 
     # -- persons that are others, and those who were forgotten
 

@@ -47,7 +47,22 @@ ENOUGH = {
 # The same of worlds of thousands of people, which are many times as large, and few.
 FULL_RUN_LARGE = 20
 ENOUGH_LARGE = {
-    "quiet points": 200_000,
+    "quiet points": 70_000,
+    "readers of a compacted log": 4,
+    "restated": 50_000,
+    "tombstones": 70_000,
+    "merged": 50_000,
+    "moved": 8_000,
+    "touches_duplicate": 15_000,
+    "conversions_duplicate": 15_000,
+    "dead: no-create": 4_000,
+    "dead: correction-too-late": 10_000,
+    "crash": 100,
+    "flush": 30,
+    "roll-back": 30,
+    "lost": 30,
+    "unanswered": 30,
+    "claims that replay": 120,
 }
 LARGE = 1_000
 

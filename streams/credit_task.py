@@ -42,7 +42,6 @@ YIELD_EVERY = 200
 TOUCHES, CONVERSIONS, MOVES = range(3)
 # A record time that no record reaches.
 FAR_MS = 1 << 53
-TOUCHES_START = b"t:"
 
 Timed = TypeVar("Timed", Held, TakenMove)
 
@@ -251,11 +250,11 @@ class CreditTask(PartitionTask[Taken, Decided]):
 
     async def _give_up(self, taken: Taken, moves: Moves, decided: Decided) -> None:
         """End what waits for a create for too long, as of the conversions of this step."""
-        due = await self._waiting.turn(taken.conversions, decided)
+        due = await self._waiting.turn(taken.conversions, decided.waiting, decided.writes)
         if due:
             await give_up(due, self._read_store, self.conversions, decided)
         if moves.forgetting:
-            await self._waiting.forget(moves.forgetting, decided)
+            await self._waiting.forget(moves.forgetting, decided.writes)
 
     def _to_load(self, taken: Taken, events: Mapping[bytes, list[Event]]) -> dict[bytes, None]:
         keys = dict.fromkeys(events)
@@ -311,7 +310,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         await super()._save(decided, ends, report)
 
     def _note_grown(self, subkeys: Sequence[bytes]) -> None:
-        self._grown = [key_of(subkey) for subkey in subkeys if subkey.startswith(TOUCHES_START)]
+        self._grown = [key_of(subkey) for subkey in subkeys]
 
     # -- persons that are others, and those who were forgotten
 

@@ -1,6 +1,6 @@
 """What Redis needs: bytes a journey by its touches and conversions, of ids, and of a million people of the benchmark.
 
-    python -m bench.memory [--people 100000] [--of-a-kind 500]
+    python -m bench.memory [--people 30000] [--of-a-kind 500]
 
 The product itself writes everything: files go through `touchstream replay --keep` on the embedded broker, and a
 redis-server of this run's own is asked with MEMORY USAGE and INFO memory. MEMORY USAGE knows a key and its value; what
@@ -144,28 +144,35 @@ def _add(records: Mapping[str, list[Record]], shape: Shape, person: str, draw: r
         records["conversions"].append({**whose, **conversion})
 
 
-def mix_of(people: int) -> dict[str, list[Record]]:
-    """What `bench/generate.py` draws for so many people: ten touches each, unevenly, and a conversion each twenty."""
+def write_mix(people: int, folder: Path) -> tuple[int, int, int]:
+    """What `bench/generate.py` draws for so many people: ten touches each, unevenly, and a conversion each twenty.
+
+    Gives how many people, touches and conversions there are.
+    """
     draw = random.Random(generate.SEED)
-    touches: list[Record] = []
-    conversions: list[Record] = []
-    for i in range(people * 10):
-        person = {"person_id": f"p{int(people * draw.random() ** 1.5):07d}"}
-        at_ms = generate.START_MS + i * 100
-        touches.append({**person, **generate._touch(i, at_ms, draw)})
-        if i % 20 == 19:
-            conversions.append({**person, **generate._conversion(i, at_ms + 50, draw)})
-    return {"touches": touches, "conversions": conversions, "identities": []}
+    seen, conversions = set(), 0
+    with (folder / "touches.ndjson").open("w") as touched, (folder / "conversions.ndjson").open("w") as converted:
+        for i in range(people * 10):
+            person = {"person_id": f"p{int(people * draw.random() ** 1.5):07d}"}
+            seen.add(person["person_id"])
+            at_ms = generate.START_MS + i * 100
+            touched.write(json.dumps({**person, **generate._touch(i, at_ms, draw)}) + "\n")
+            if i % 20 == 19:
+                converted.write(json.dumps({**person, **generate._conversion(i, at_ms + 50, draw)}) + "\n")
+                conversions += 1
+    return len(seen), people * 10, conversions
 
 
-def replay(records: Mapping[str, list[Record]], url: str, folder: Path) -> None:
-    """Through the product, which leaves its keys in Redis."""
-    command = [str(ROOT / ".venv" / "bin" / "touchstream"), "replay", "--keep", "--redis", url]
+def write(records: Mapping[str, list[Record]], folder: Path) -> None:
     for name, some in records.items():
-        file = folder / f"{name}.ndjson"
-        file.write_text("".join(json.dumps(record) + "\n" for record in some))
-        if some or name != "identities":
-            command += [f"--{name}", str(file)]
+        (folder / f"{name}.ndjson").write_text("".join(json.dumps(record) + "\n" for record in some))
+
+
+def replay(kinds: Iterable[str], url: str, folder: Path) -> None:
+    """The files of these kinds through the product, which leaves its keys in Redis."""
+    command = [str(ROOT / ".venv" / "bin" / "touchstream"), "replay", "--keep", "--redis", url]
+    for kind in kinds:
+        command += [f"--{kind}", str(folder / f"{kind}.ndjson")]
     command += ["--credits", str(folder / "credits.ndjson"), "--set", "processing.settle=0s"]
     done = subprocess.run(command, capture_output=True, text=True, timeout=RUN_SECONDS, cwd=folder, check=False)
     if done.returncode:
@@ -192,7 +199,9 @@ def table(head: Iterable[str], rows: Iterable[Iterable[object]]) -> str:
 def shapes(store: Store, url: str, count: int, folder: Path) -> str:
     """The table of shapes: bytes a person."""
     before = store.used()
-    replay(people_of(SHAPES, count), url, folder)
+    records = people_of(SHAPES, count)
+    write(records, folder)
+    replay(records, url, folder)
     store.write_again(one_by_one=False)
     loaded, used = by_shape(store), store.used() - before
     store.write_again(one_by_one=True)
@@ -214,17 +223,15 @@ def mix(store: Store, url: str, people: int, folder: Path) -> str:
     """What the mix of the benchmark needs."""
     store.clear()
     before = store.used()
-    records = mix_of(people)
-    replay(records, url, folder)
+    there, touches, conversions = write_mix(people, folder)
+    replay(("touches", "conversions"), url, folder)
     found = []
     for one_by_one in (True, False):
         store.write_again(one_by_one)
         found.append(store.used() - before)
-    people = len({record["person_id"] for record in records["touches"]})
-    touches, conversions = len(records["touches"]), len(records["conversions"])
-    live, loaded = (f"{n / people:,.0f} bytes a person, {n / people * 1e6 / 2**30:.2f} GiB a million" for n in found)
+    live, loaded = (f"{n / there:,.0f} bytes a person, {n / there * 1e6 / 2**30:.2f} GiB a million" for n in found)
     return (
-        f"{people:,} people of the mix, on average {touches / people:.1f} touches and {conversions / people:.2f}"
+        f"{there:,} people of the mix, on average {touches / there:.1f} touches and {conversions / there:.2f}"
         f" conversions each, by INFO memory: {live}; after a load {loaded}"
     )
 
@@ -232,7 +239,7 @@ def mix(store: Store, url: str, people: int, folder: Path) -> str:
 def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m bench.memory", description="What Redis needs.")
-    parser.add_argument("--people", type=int, default=100_000, help="people of the benchmark's mix (default 100,000)")
+    parser.add_argument("--people", type=int, default=30_000, help="people of the benchmark's mix (default 30,000)")
     parser.add_argument("--of-a-kind", type=int, default=500, help="people of each shape (default 500)")
     given = parser.parse_args()
     with tempfile.TemporaryDirectory(prefix="touchstream-memory-") as name:

@@ -129,7 +129,7 @@ class Mail:
 
     def subkeys(self) -> list[bytes]:
         """What has to be read before `decide`."""
-        return [id_subkey(each) for each in self._ids] + [_conversion_subkey(each) for each in self._conversions]
+        return [id_subkey(each) for each in self._ids] + [conversion_subkey(each) for each in self._conversions]
 
     def ids(self) -> list[str]:
         """The ids that are spoken of."""
@@ -154,11 +154,11 @@ class Mail:
             known = read_whereabouts(blob)
             if about.forgotten or known.forgotten:
                 out.dropped += [*known.waiting, *about.corrections]
-                gone = Change(_conversion_subkey(key), forgotten_whereabouts(), append=False)
+                gone = Change(conversion_subkey(key), forgotten_whereabouts(), append=False)
                 yield None if known.forgotten else gone
                 continue
             frames = decide_whereabouts(known, about.told, about.corrections, rules.wait_ms, out)
-            yield Change(_conversion_subkey(key), frames, append=True) if frames else None
+            yield Change(conversion_subkey(key), frames, append=True) if frames else None
 
     def _without(
         self, person_id: str, mail: _ForId, state: IdState, at: int | None, rules: IdentityRules
@@ -190,5 +190,6 @@ def id_subkey(person_id: str) -> bytes:
     return b"i:" + person_id.encode()
 
 
-def _conversion_subkey(key: str) -> bytes:
+def conversion_subkey(key: str) -> bytes:
+    """Where it lies whose a conversion is; `key` as `conversion_key` makes it."""
     return b"w:" + key.encode()

@@ -210,7 +210,8 @@ class CreditTask(PartitionTask[Taken, Decided]):
             order = list(keys)
             late = [record_ms for touches in arrivals.values() for _, record_ms, *_ in touches]
             at = [held.record_ms for held in taken.conversions] + [move.record_ms for move in taken.moves]
-            span = self._buckets([*at, *late])
+            reach_ms = self._rules.whole_ms if taken.moves else self._rules.reach_ms
+            span = self._buckets([*at, *late], reach_ms)
             loaded = await self._load(order, span)
             report.stage("load", started)
             started = time.perf_counter()
@@ -263,7 +264,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
             keys.update(dict.fromkeys(self._recent.late(taken.touches)))
         return keys
 
-    def _buckets(self, decided_ms: Sequence[int]) -> range:
+    def _buckets(self, decided_ms: Sequence[int], reach_ms: int) -> range:
         """The buckets of record time in which touches can lie that matter to what is decided, of these record times.
 
         They reach back from the oldest of them, as touches may have been read far ahead of a conversion.
@@ -272,7 +273,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         first_ms = min(decided_ms, default=front_ms)
         last_ms = max([front_ms, *decided_ms])
         # Until a touch is read after a claim, those stored already may be younger than anything known here.
-        return buckets(first_ms - self._rules.reach_ms, last_ms if front_ms >= 0 else last_ms + self._rules.late_ms)
+        return buckets(first_ms - reach_ms, last_ms if front_ms >= 0 else last_ms + self._rules.late_ms)
 
     def _all_buckets(self, decided_ms: Sequence[int]) -> range:
         """The buckets in which a journey's touches can lie at all, as nobody looks into the oldest ones."""

@@ -43,6 +43,9 @@ ENOUGH = {
     "lost": 300,
     "unanswered": 300,
     "claims that replay": 1_000,
+    "forgotten": 1_000,
+    "touches_forgotten": 1_000,
+    "conversions_forgotten": 1_000,
 }
 # The same of worlds of thousands of people, which are many times as large, and few.
 FULL_RUN_LARGE = 20

@@ -36,13 +36,14 @@ NOBODY: Mapping[str, int] = {}
 class IdentityRules:
     """`ids_max`: ids that may be below one.
 
-    `wait_ms`: how long a correction waits for its conversion; `kept_ms`: how long it is known whose a conversion is,
-    both in record time.
+    `wait_ms`: how long a correction waits for its conversion; `unread_ms`: how long a record can lie in a topic before
+    it is read; both in record time. `kept_ms`: how long it is known whose a conversion is, longer than both together.
     """
 
     ids_max: int
     wait_ms: int
     kept_ms: int
+    unread_ms: int = 0
 
 
 class Change(NamedTuple):

@@ -9,6 +9,9 @@ from models.policy import Policy
 
 # Keys of journeys outlive their use by this much: clocks differ, and a worker may have to catch up.
 MARGIN_MS = 14 * DAY_MS
+# Topics keep records by this much longer than the retention of the policy, for clocks, lag and the roll of a segment;
+# without it the last day may be cut.
+TOPICS_MARGIN_MS = DAY_MS
 
 
 class Rules:
@@ -31,6 +34,8 @@ class Rules:
         )
         # The same where a whole journey is published again: its conversions are then as old as a touch may be.
         self.whole_ms = max(2 * self.retention_ms, self.reach_ms)
+        # How long a record can lie in a topic and still be read: as long as topics keep it.
+        self.unread_ms = self.retention_ms + TOPICS_MARGIN_MS
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
         self.kept_ms = BUCKET_MS + self.whole_ms + MARGIN_MS
 

@@ -110,7 +110,10 @@ class CreditTask(PartitionTask[Taken, Decided]):
         self._recent = RecentConversions(applied.latest_ms)
         self._marks = Marks(self.partition, self._secret, self._read_store)
         self._grown: list[bytes] = []
-        self._waiting = Waiting(self._rules.policy.corrections_ms, self._read_store, applied.waited, applied.given_up)
+        rules = self._rules
+        self._waiting = Waiting(
+            rules.policy.corrections_ms, rules.unread_ms, self._read_store, applied.waited, applied.given_up
+        )
         super()._start_at(token, applied, committed, trip)
 
     # -- taking records in

@@ -209,7 +209,9 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
 
     def _start_at(self, token: bytes, applied: Applied, committed: Offsets, trip: bytes | None) -> None:
         self._marks = Marks(self.partition, self._secret, self._load)
-        self._waiting = Waiting(self._rules.wait_ms, self._load, applied.waited, applied.given_up)
+        self._waiting = Waiting(
+            self._rules.wait_ms, self._rules.unread_ms, self._load, applied.waited, applied.given_up
+        )
         super()._start_at(token, applied, committed, trip)
 
     async def claim(self, consumer: Consumer) -> Mapping[TP, int]:

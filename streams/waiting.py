@@ -18,7 +18,6 @@ from typing import NamedTuple, Protocol
 from faust.types import TP
 
 from models.crediting import NEVER_CREATED
-from models.durations import HOUR_MS
 from models.journey import JourneyState, read_state, state_key, write_state
 from models.outcome import Reason
 from state.store import Writes
@@ -29,8 +28,6 @@ from streams.publish import DeadLetter
 SEGMENT = 100
 # For each conversion record; the queue grows by at most one with each of them, so that it can only become shorter.
 AT_ONCE = 8
-# A merge may still be on its way that brings the create in time; a dead letter can wait.
-SLACK_MS = HOUR_MS
 # Segments read at once where all of them have to be looked at.
 SEGMENTS_A_READ = 500
 
@@ -56,9 +53,14 @@ class Timed(Protocol):
 class Waiting:
     """The queue of one partition number from a claim on."""
 
-    def __init__(self, corrections_ms: int, read: Read, waited: int, given_up: int) -> None:
-        """`waited` and `given_up`: entries ever added and taken out."""
-        self._wait_ms = corrections_ms + SLACK_MS
+    def __init__(self, corrections_ms: int, unread_ms: int, read: Read, waited: int, given_up: int) -> None:
+        """`unread_ms`: how long a record can lie in a topic before it is read. `waited` and `given_up`: entries ever
+        added and taken out.
+
+        A create that is in time can be with a partition that lags behind this one, and come from there when its person
+        was merged. A dead letter can wait for that.
+        """
+        self._wait_ms = corrections_ms + unread_ms
         self._read = read
         self.waited, self.given_up = waited, given_up
         # The entries from `given_up` on, as far as they are known here.

@@ -27,11 +27,10 @@ from streams.transport import Batch
 
 PARTITIONS = 3
 NOW_MS = 1_760_000_000_000
-HOUR_MS = 3_600_000
-DAY_MS = 24 * HOUR_MS
+DAY_MS = 86_400_000
 INPUTS = ("links", "identities", "raw-touches", "raw-conversions")
 KEY = b"secret"
-RULES = IdentityRules(ids_max=50, wait_ms=90 * DAY_MS, kept_ms=180 * DAY_MS)
+RULES = IdentityRules(ids_max=50, wait_ms=90 * DAY_MS, kept_ms=180 * DAY_MS, unread_ms=DAY_MS)
 CRASH_POINTS = ("decided", "published", "saved")
 WORLDS = 60
 
@@ -426,7 +425,7 @@ def test_a_full_person_is_counted_and_named() -> None:
 
 @pytest.mark.parametrize("point", ["", *CRASH_POINTS])
 def test_a_correction_of_a_conversion_that_never_comes_is_given_up_once(point: str) -> None:
-    """Other raw conversions of its partition end it an hour after its time, whatever dies, and nothing is left."""
+    """Other raw conversions of its partition end it when none can be unread, whatever dies, and nothing is left."""
 
     async def play(world: World) -> None:
         place = partition_of(conversion_key("never").encode(), PARTITIONS)
@@ -437,7 +436,7 @@ def test_a_correction_of_a_conversion_that_never_comes_is_given_up_once(point: s
         await world.start()
         world.put("raw-conversions", place, conversion_id="never", action="retract")
         await world.settle()
-        world.kafka.now_ms += RULES.wait_ms + HOUR_MS - 1
+        world.kafka.now_ms += RULES.wait_ms + RULES.unread_ms - 1
         others()
         await world.settle()
         assert world.kafka.dead == []

@@ -17,8 +17,9 @@ from streams.step import Applied
 from tests.streams.test_processor import Crash, Desk
 from tests.support.fakes import CONVERSIONS, MOVES, LogRecord, virtual_time
 
-CORRECTIONS = {"corrections": "2d"}
-DUE_MS = 2 * DAY_MS + HOUR_MS
+CORRECTIONS = {"corrections": "2d", "lookback": "1d", "allowed_lateness": "0s"}
+# With the retention of one day, and the day by which topics keep records longer.
+DUE_MS = 4 * DAY_MS
 POINTS = ("decided", "sent", "published", "saved")
 
 
@@ -53,7 +54,7 @@ def counted(desk: Desk) -> tuple[int, int]:
 
 
 def test_a_correction_whose_create_never_comes_is_a_dead_letter(runner: asyncio.Runner) -> None:
-    """A record of anybody in the partition ends it, an hour after `corrections`, with its own bytes, and no sooner."""
+    """A record of anybody in the partition ends it, when no create in time can be unread, with its own bytes."""
 
     async def story() -> None:
         desk = Desk(attribution=CORRECTIONS)
@@ -79,7 +80,7 @@ def test_what_was_settled_meanwhile_is_left_alone(runner: asyncio.Runner) -> Non
         desk = Desk(attribution=CORRECTIONS)
         await desk.claim()
         await taken(desk, desk.conversion("c", action="retract"), desk.conversion("c"))
-        desk.now_ms += 3 * DAY_MS
+        desk.now_ms += 5 * DAY_MS
         await taken(desk, desk.conversion("later", person_id="bob"))
         assert (dead(desk), counted(desk)) == ([], (1, 1))
         assert {credit["status"] for credit in desk.view().values()} == {"retracted", "unattributed"}
@@ -109,7 +110,7 @@ def test_a_crash_anywhere(runner: asyncio.Runner, point: str) -> None:
         desk = Desk(attribution=CORRECTIONS)
         await desk.claim()
         await taken(desk, restate(desk, "never"))
-        desk.now_ms += 3 * DAY_MS
+        desk.now_ms += 5 * DAY_MS
         desk.crash_at = point
         with pytest.raises(Crash):
             await taken(desk, desk.conversion("c", person_id="bob"))
@@ -137,7 +138,7 @@ def test_who_is_forgotten_is_not_named_in_the_queue(runner: asyncio.Runner) -> N
         assert b"bob" in desk.store.memory.data[key]
         heir = desk.again()
         await heir.claim()
-        heir.now_ms += 3 * DAY_MS
+        heir.now_ms += 5 * DAY_MS
         await taken(heir, heir.conversion("c", person_id="eve"))
         assert (dead(heir), counted(heir)) == ([(1, Reason.NO_CREATE)], (3, 3))
 
@@ -155,7 +156,7 @@ def test_a_correction_waits_on_where_its_person_went(runner: asyncio.Runner) -> 
         (moved,) = desk.kafka.logs[MOVES].since(desk.consumer._next[MOVES])
         await desk.step(moves=[moved])
         assert counted(desk) == (2, 0)
-        desk.now_ms += 3 * DAY_MS
+        desk.now_ms += 5 * DAY_MS
         await taken(desk, desk.conversion("c", person_id="eve"))
         assert (dead(desk), counted(desk)) == ([(0, Reason.NO_CREATE)], (2, 2))
 
@@ -189,7 +190,7 @@ def test_batches_and_restarts_do_not_matter(runner: asyncio.Runner, seed: int) -
         for number in range(60):
             desk.now_ms += rng.choice((0, 0, 0, HOUR_MS, DAY_MS, 2 * DAY_MS))
             person = rng.choice(("ada", "bob", "eve"))
-            restate(desk, f"c{rng.randrange(90)}", person) if rng.random() < 0.7 else desk.conversion(
+            restate(desk, f"c{number + rng.randrange(1, 20)}", person) if rng.random() < 0.7 else desk.conversion(
                 f"c{number}", person_id=person
             )
         return desk

@@ -75,7 +75,7 @@ def _cut(rng: random.Random, world: World) -> None:
 
 def _precautions(world: World) -> set[int]:
     """More cuts: around what may merge people, where its order among other topics' records could be told from outside,
-    and around what has people forgotten.
+    around what has people forgotten, and around a create that a correction waits for, as it may come by a merge.
 
     No topic waits for another one. So where somebody's period for corrections ends between two quiet points, a merge
     between them may be taken in before or after that end; and so may a touch that counts after it.
@@ -87,6 +87,7 @@ def _precautions(world: World) -> set[int]:
         if kind == "conversion":
             ends_ms.setdefault(groups[ids_of(record)[0]], []).append(arrival_ms + corrections_ms)
     cuts: set[int] = set()
+    waiting: set[str] = set()
     start = 0
     for cut in world.cuts:
         part = world.items[start:cut]
@@ -94,7 +95,10 @@ def _precautions(world: World) -> set[int]:
             ids = ids_of(item.record)
             ends = ends_ms.get(groups[ids[0]], ())
             ending = any(part[0].arrival_ms <= end <= part[-1].arrival_ms for end in ends)
-            if item.kind == "forget" or (len(ids) > 1 and (ending or lateness_ms > corrections_ms)):
+            if "action" in item.record:
+                waiting.add(item.record["conversion_id"])
+            is_awaited = item.record.get("conversion_id") in waiting and "action" not in item.record
+            if item.kind == "forget" or is_awaited or (len(ids) > 1 and (ending or lateness_ms > corrections_ms)):
                 cuts |= {number, number + 1} - {0}
         start = cut
     return cuts

@@ -25,7 +25,7 @@ from tests.worlds import policies
 from tests.worlds.course import Course, note
 from tests.worlds.kafka import Kafka, LogRecord, RelayPublisher
 from tests.worlds.stage import CLOCK, Stage
-from tests.worlds.world import EMAIL_KEY, IDS, Arrival, World
+from tests.worlds.world import DAY_MS, EMAIL_KEY, IDS, Arrival, World
 
 INPUTS = ("links", "identities", "raw-touches", "raw-conversions")
 FACTS = ("touches", "conversions", "moves")
@@ -96,7 +96,8 @@ def _facts_in(kafka: Kafka, topics: tuple[str, ...]) -> Iterator[str]:
 def _identities(kafka: Kafka, of: World, rng: random.Random, linked: list[Outcome]) -> Stage:
     """The identity stage, without caps."""
     lateness_ms, corrections_ms, kept_ms = policies.times_ms(of.policy)
-    rules = IdentityRules(1_000, corrections_ms, corrections_ms + kept_ms + lateness_ms)
+    unread_ms = kept_ms + DAY_MS
+    rules = IdentityRules(1_000, corrections_ms, corrections_ms + unread_ms + lateness_ms + DAY_MS, unread_ms)
     decoder = RawDecoder(INPUTS, EMAIL_KEY)
 
     def make(partition: int, store: MemoryStore, publisher: Any, crash_point: Callable[[str], None]) -> IdentityTask:

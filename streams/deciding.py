@@ -94,7 +94,8 @@ class Deciding:
             for bucket, blob in by_bucket(out.fresh).items():
                 writes.appends[touches_key(bucket, key)] = blob
         self.decided.output.add(out.publications)
-        self.decided.waiting += [(record_ms, offset, key) for record_ms, offset in out.waiting]
+        if out.waiting:
+            self.decided.waiting += [(record_ms, offset, key) for record_ms, offset in out.waiting]
         for event, reason, message in out.dead:
             self.decided.output.dead.append(self._dead(event, reason, message))
         for event in events:

@@ -37,13 +37,15 @@ NOBODY: Mapping[str, int] = {}
 class IdentityRules:
     """`ids_max`: ids that may be below one.
 
-    `wait_ms`: how long a correction waits for its conversion; `kept_ms`: how long it is known whose a conversion is,
-    both in record time. `state_format`: in which format ids are written (`models/formats.py`).
+    `wait_ms`: how long a correction waits for its conversion; `unread_ms`: how long a record can lie in a topic before
+    it is read; both in record time. `kept_ms`: how long it is known whose a conversion is, longer than both together.
+    `state_format`: in which format ids are written (`models/formats.py`).
     """
 
     ids_max: int
     wait_ms: int
     kept_ms: int
+    unread_ms: int = 0
     state_format: int = FORMAT
 
 
@@ -132,7 +134,7 @@ class Mail:
 
     def subkeys(self) -> list[bytes]:
         """What has to be read before `decide`."""
-        return [id_subkey(each) for each in self._ids] + [_conversion_subkey(each) for each in self._conversions]
+        return [id_subkey(each) for each in self._ids] + [conversion_subkey(each) for each in self._conversions]
 
     def ids(self) -> list[str]:
         """The ids that are spoken of."""
@@ -157,11 +159,11 @@ class Mail:
             known = read_whereabouts(blob)
             if about.forgotten or known.forgotten:
                 out.dropped += [*known.waiting, *about.corrections]
-                gone = Change(_conversion_subkey(key), forgotten_whereabouts(), append=False)
+                gone = Change(conversion_subkey(key), forgotten_whereabouts(), append=False)
                 yield None if known.forgotten else gone
                 continue
             frames = decide_whereabouts(known, about.told, about.corrections, rules.wait_ms, out)
-            yield Change(_conversion_subkey(key), frames, append=True) if frames else None
+            yield Change(conversion_subkey(key), frames, append=True) if frames else None
 
     def _without(
         self, person_id: str, mail: _ForId, state: IdState, at: int | None, rules: IdentityRules
@@ -193,5 +195,6 @@ def id_subkey(person_id: str) -> bytes:
     return b"i:" + person_id.encode()
 
 
-def _conversion_subkey(key: str) -> bytes:
+def conversion_subkey(key: str) -> bytes:
+    """Where it lies whose a conversion is; `key` as `conversion_key` makes it."""
     return b"w:" + key.encode()

@@ -12,6 +12,9 @@ from models.policy import Policy
 
 # Keys of journeys outlive their use by this much: clocks differ, and a worker may have to catch up.
 MARGIN_MS = 14 * DAY_MS
+# Topics keep records by this much longer than the retention of the policy, for clocks, lag and the roll of a segment;
+# without it the last day may be cut.
+TOPICS_MARGIN_MS = DAY_MS
 
 
 class UnknownPolicy(ValueError):
@@ -59,8 +62,12 @@ class Rules:
         self.resets_ms = max(
             (p.retention_ms + max(self._changes_ms(p), self.lateness_of(p)) for p in policies if p.resets), default=0
         )
+        # The same where a whole journey is published again: its conversions are then as old as a touch may be.
+        self.whole_ms = max(2 * self.retention_ms, self.reach_ms)
+        # How long a record can lie in a topic and still be read: as long as topics keep it.
+        self.unread_ms = self.retention_ms + TOPICS_MARGIN_MS
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
-        self.kept_ms = BUCKET_MS + max(2 * self.retention_ms, self.reach_ms) + MARGIN_MS
+        self.kept_ms = BUCKET_MS + self.whole_ms + MARGIN_MS
 
     def at(self, record_ms: int) -> Policy:
         """The policy of conversions of this record time, whoever takes them in and when. Raises UnknownPolicy."""

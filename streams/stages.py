@@ -6,7 +6,7 @@ from typing import Any
 
 from models.linking import Outcome as Linked
 from models.mail import IdentityRules
-from models.rules import Rules
+from models.rules import MARGIN_MS, TOPICS_MARGIN_MS, Rules
 from streams.app import Stage
 from streams.crash import crash_point
 from streams.credit_task import CreditTask
@@ -77,12 +77,9 @@ def identity_stage(
     inputs = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
     group = group_of(settings, "identity")
     policy = settings.policy()
-    rules = IdentityRules(
-        settings.identity.ids_max,
-        policy.corrections_ms,
-        policy.corrections_ms + policy.retention_ms,
-        settings.state.format,
-    )
+    wait_ms, unread_ms = policy.corrections_ms, policy.retention_ms + TOPICS_MARGIN_MS
+    kept_ms = wait_ms + unread_ms + MARGIN_MS
+    rules = IdentityRules(settings.identity.ids_max, wait_ms, kept_ms, unread_ms, settings.state.format)
     secret = settings.identity.email_key.get_secret_value().encode()
     decoder = RawDecoder(inputs, secret)
     crash, limits = crash_point(), _limits(settings)

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, fields
 from typing import Any, Literal
 
 from models.durations import DAY_MS
+from models.rules import TOPICS_MARGIN_MS
 from streams.errors import ConnectError, RunFailed, UsageError
 from streams.settings import Settings
 
@@ -24,7 +25,6 @@ REPLICATION_WANTED = 3
 CONNECT_SECONDS = 10  # a broker that does not answer within this is reported as unreachable
 LOOK_SECONDS = 0.02  # between two looks at a change that takes milliseconds
 READY_SECONDS = 30  # a created topic shows up in the metadata within milliseconds; longer means trouble
-RETENTION_MARGIN_MS = DAY_MS  # clocks, lag and the roll of a segment; without it the last day may be cut
 DEAD_LETTERS_MS = 30 * DAY_MS
 TOMBSTONES_MS = 7 * DAY_MS  # an upsert reader that is down for longer than this misses deletions
 # A record may have 1 MiB. A topic takes four, so that a larger one reaches us and becomes a dead letter
@@ -171,7 +171,7 @@ def retention_ms(topic: Topic, settings: Settings) -> int:
         return settings.credits.retention
     if topic.retention == "dead-letters":
         return DEAD_LETTERS_MS
-    return settings.policy().retention_ms + RETENTION_MARGIN_MS
+    return settings.policy().retention_ms + TOPICS_MARGIN_MS
 
 
 def compare(settings: Settings, cluster: Cluster, partitions: int | None = None) -> list[Difference]:

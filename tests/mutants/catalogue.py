@@ -11,6 +11,9 @@ CONTRACT = "tests/state/test_contract.py"
 CREDITING = "tests/models/test_crediting.py"
 PUBLISH = "tests/streams/test_publish.py"
 TRANSPORT = "tests/streams/test_transport.py"
+MOVES = "tests/streams/test_moves.py"
+FORGETTING = "tests/streams/test_forgetting.py"
+WAITING = "tests/streams/test_waiting.py"
 CAUGHT = "tests/mutants/test_caught.py"
 POLICIES = "tests/simulation/test_policies.py"
 FOLLOWING = "tests/streams/test_following.py"
@@ -271,6 +274,24 @@ CORE = (
         "if c.record_ms + kept_ms(self._rules, c) >= record_ms:",
         "if c.occurred_ms + kept_ms(self._rules, c) >= record_ms:",
         (f"{CAUGHT}::test_a_conversion_is_kept_by_its_record_time",),
+    ),
+    Mutant(
+        "rebuild-takes-up-what-a-merge-brought-too-late",
+        "elif self._is_too_old(known, merged_ms):",
+        "elif self._is_too_old(known, -1):",
+        (f"{MOVES}::test_a_correction_that_a_merge_brought_too_late_is_too_late_in_a_rebuild_too",),
+    ),
+    Mutant(
+        "old-conversions-forgotten-in-part",
+        "reach_ms = self._rules.whole_ms if taken.moves else self._rules.reach_ms",
+        "reach_ms = self._rules.reach_ms",
+        (f"{FORGETTING}::TestForgetting::test_an_old_conversion_is_published_whole_or_not_at_all",),
+    ),
+    Mutant(
+        "waiting-counted-by-batch",
+        "if entry is None or entry.record_ms + self._wait_ms > record.record_ms:",
+        "if entry is None or entry.record_ms + self._wait_ms > last_ms:",
+        (f"{WAITING}::test_batches_and_restarts_do_not_matter",),
     ),
     Mutant(
         "touches-kept-by-event-time",

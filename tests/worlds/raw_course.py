@@ -20,12 +20,12 @@ from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.step import Limits
 from tests.support import oracle_people
-from tests.support.oracle_people import Merge, canonical, joined, precedence
+from tests.support.oracle_people import Merge, canonical
 from tests.worlds import policies
 from tests.worlds.course import Course, note
 from tests.worlds.kafka import Kafka, LogRecord, RelayPublisher
 from tests.worlds.stage import CLOCK, Stage
-from tests.worlds.world import EMAIL_KEY, IDS, Arrival, World
+from tests.worlds.world import DAY_MS, EMAIL_KEY, IDS, Arrival, World
 
 INPUTS = ("links", "identities", "raw-touches", "raw-conversions")
 FACTS = ("touches", "conversions", "moves")
@@ -72,9 +72,13 @@ class RawCourse(Course):
     def _check_ids(self) -> None:
         """Merges connect what the records say is one person, and nothing else."""
         named = [oracle_people.person_of(arrival.record, EMAIL_KEY) for part in self.world.raw() for arrival in part]
+        first: dict[str, Merge] = {}
+        for merge in self._merges:
+            first.setdefault(merge.lower, merge)
+        found = canonical([merge[1:] for merge in first.values()])
         for person_id, highest in canonical([ids for ids in named if ids]).items():
-            found = min(joined(person_id, self._merges), key=precedence)
-            assert found == highest, f"{person_id} is {found}, not {highest}"
+            top = found.get(person_id, person_id)
+            assert top == highest, f"{person_id} is {top}, not {highest}"
 
     def _check_events(self) -> None:
         """Each raw record lies once in touches or conversions, but for corrections that found no conversion."""
@@ -96,7 +100,8 @@ def _facts_in(kafka: Kafka, topics: tuple[str, ...]) -> Iterator[str]:
 def _identities(kafka: Kafka, of: World, rng: random.Random, linked: list[Outcome]) -> Stage:
     """The identity stage, without caps."""
     lateness_ms, corrections_ms, kept_ms = policies.times_ms(of.policy)
-    rules = IdentityRules(1_000, corrections_ms, corrections_ms + kept_ms + lateness_ms)
+    unread_ms = kept_ms + DAY_MS
+    rules = IdentityRules(1_000, corrections_ms, corrections_ms + unread_ms + lateness_ms + DAY_MS, unread_ms)
     decoder = RawDecoder(INPUTS, EMAIL_KEY)
 
     def make(partition: int, store: MemoryStore, publisher: Any, crash_point: Callable[[str], None]) -> IdentityTask:

@@ -15,6 +15,8 @@ PLACES_MAX = 1 << 17
 
 # Only the owner of an id writes what is keyed by it to these, so it goes to the partition number that it works on.
 OWNED = frozenset(("touches", "conversions", "moves"))
+# Journeys by account are kept wherever the account's partition is.
+OWNED_BY_ACCOUNT = frozenset(("moves",))
 
 Place = tuple[str, int]
 
@@ -36,7 +38,12 @@ class Relayed(Output):
 
 
 class RelayPublisher(Publisher):
-    """The transactional producer of one partition number; `topics` has the full names of all that it writes to."""
+    """The transactional producer of one partition number; `topics` has the full names of all that it writes to.
+
+    `owned` are those topics whose records go to that partition number; all others go to that of their key.
+    """
+
+    owned = OWNED
 
     def output(self, partition: int) -> Relayed:
         """An empty output for the next transaction."""
@@ -60,7 +67,7 @@ class RelayPublisher(Publisher):
         for send in sends:
             topic = send.topic
             place = partition
-            if topic not in OWNED:
+            if topic not in self.owned:
                 if topic not in counts:
                     counts[topic] = len(await producer.partitions_for(self._topics[topic]))
                 place = owner_of(send.key.decode(), counts[topic])

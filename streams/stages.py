@@ -14,7 +14,7 @@ from streams.credit_task import CreditTask
 from streams.decode import Decoder
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
-from streams.identity_publish import RelayPublisher
+from streams.identity_publish import OWNED_BY_ACCOUNT, RelayPublisher
 from streams.origin import Origin
 from streams.publish import Publisher
 from streams.report import BatchReport
@@ -77,9 +77,12 @@ def identity_stage(
     inputs = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
     group = group_of(settings, "identity")
     policy = settings.policy()
-    rules = IdentityRules(settings.identity.ids_max, policy.corrections_ms, policy.corrections_ms + policy.retention_ms)
+    by_account = policy.journey == "account"
+    rules = IdentityRules(
+        settings.identity.ids_max, policy.corrections_ms, policy.corrections_ms + policy.retention_ms, by_account
+    )
     secret = settings.identity.email_key.get_secret_value().encode()
-    decoder = RawDecoder(inputs, secret)
+    decoder = RawDecoder(inputs, secret, by_account)
     crash, limits = crash_point(), _limits(settings)
 
     def new_part(partition: int, store: Any) -> IdentityTask:
@@ -90,6 +93,8 @@ def identity_stage(
             _names(topics),
             crash,
         )
+        if by_account:
+            publisher.owned = OWNED_BY_ACCOUNT
         return IdentityTask(
             partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret
         )

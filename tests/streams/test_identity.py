@@ -59,10 +59,11 @@ class Kafka:
         self.dead: list[DeadLetter] = []
         self.transactions = 0
         self.owned = OWNED
+        self.now_ms = NOW_MS
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Any = ()) -> None:
         log = self.logs[TP(topic, partition)]
-        log.append(Row(len(log), NOW_MS, key, value, list(headers)))
+        log.append(Row(len(log), self.now_ms, key, value, list(headers)))
 
     def publish(self, output: Output, partition: int, offsets: Mapping[str, int]) -> None:
         """One transaction, whole."""
@@ -230,7 +231,9 @@ class World:
             for key in self._stored(partition):
                 del self.memory.data[key]
             if self.rng.random() < 0.5:
-                self.memory.data.update(self.snapshots.get(partition, {}))
+                for key, value in self.snapshots.get(partition, {}).items():
+                    self.memory.data[key] = value
+                    self.memory.expires_ms.setdefault(key, 1 << 53)
         fresh = Worker(self.kafka, self.memory, partition, self.rules)
         await fresh.claim()
         self.replays += fresh.task.replaying

@@ -6,7 +6,6 @@ from collections import Counter
 from typing import Any
 
 import pytest
-from faust.types import TP
 
 from models.accounts import WAITING_MAX, read_waiting
 from models.linking import Belong, read_id, write_message
@@ -65,9 +64,9 @@ def waiting(world: World) -> list[str]:
 
 def put_at(world: World, at: int, topic: str, partition: int = 0, **facts: Any) -> None:
     """A record of this record time."""
+    world.kafka.now_ms = at
     world.put(topic, partition, **facts)
-    log = world.kafka.logs[TP(topic, partition)]
-    log[-1] = log[-1]._replace(timestamp=at)
+    world.kafka.now_ms = NOW_MS
 
 
 async def one_world(world: World) -> Counter[str]:

@@ -239,3 +239,20 @@ def test_people_without_an_account_have_their_events_wait_together() -> None:
     assert [(r["event_id"], r["account_id"], r["person_id"]) for r in came_out(world, "touches")] == [
         ("t1", "acme", "u1")
     ]
+
+
+def test_an_account_goes_with_its_person() -> None:
+    """What is known of an id's account is known of the person that it turns out to be."""
+    world = new_world()
+
+    async def story() -> None:
+        await world.start()
+        world.put("identities", anonymous_id="a", account_id="acme")
+        await world.settle()
+        world.put("identities", anonymous_id="a", user_id="u1")
+        await world.settle()
+        world.put("raw-touches", event_id="t1", user_id="u1")
+        await world.settle()
+
+    asyncio.run(story())
+    assert [(r["event_id"], r["account_id"]) for r in came_out(world, "touches")] == [("t1", "acme")]

@@ -7,7 +7,20 @@ from typing import Any
 
 import pytest
 
-from models.linking import ForgetId, IdState, Message, Split, read_id, write_message
+from models.linking import (
+    Admit,
+    ForgetId,
+    IdState,
+    Link,
+    Message,
+    Offer,
+    Outcome,
+    Said,
+    Split,
+    decide_id,
+    read_id,
+    write_message,
+)
 from models.outcome import Reason
 from models.splitting import INCARNATIONS_MAX, next_incarnation
 from state.keys import prefix
@@ -15,6 +28,7 @@ from state.memory import MemoryStore
 from tests.streams.test_identity import (
     CRASH_POINTS,
     KEY,
+    NOW_MS,
     PARTITIONS,
     World,
     components,
@@ -160,6 +174,62 @@ def test_ids_that_point_to_one_that_is_split_go_with_it() -> None:
         assert await see(world, "t2", anonymous_id="a") == f"{email}~2"
 
     told(story)
+
+
+def test_ids_that_were_split_one_after_the_other_are_linked_by_what_is_said_later() -> None:
+    """Two ids that belong together are so again once both are split from the person, in either order."""
+
+    async def story(world: World, order: tuple[str, str]) -> None:
+        world.put("identities", email="bo@ex.com", user_id="u1")
+        await world.settle()
+        world.put("identities", email="bo@ex.com", anonymous_id="a")
+        await world.settle()
+        (email,) = (each for each in named_in(states(world)) if each.startswith("email:"))
+        assert state_of(world, "anonymous:a").up == "u1"
+        for each in order:
+            send(world, Split(email if each == "email" else each))
+            await world.settle()
+        assert top(world, "anonymous:a") == "anonymous:a~2"
+        assert await see(world, "t1", email="bo@ex.com", anonymous_id="a") == f"{email}~2"
+        assert await see(world, "t2", anonymous_id="a") == f"{email}~2"
+
+    told(lambda world: story(world, ("email", "anonymous:a")))
+    told(lambda world: story(world, ("anonymous:a", "email")))
+
+
+def test_forgetting_who_was_split_off_leaves_ids_alone_that_point_past_it() -> None:
+    """An id that came in below the one that was split, and points to the person of before, stays that person's."""
+
+    async def story(world: World) -> None:
+        world.put("identities", email="bo@ex.com", user_id="u1")
+        await world.settle()
+        world.put("identities", email="bo@ex.com", anonymous_id="a")
+        await world.settle()
+        (email,) = (each for each in named_in(states(world)) if each.startswith("email:"))
+        send(world, Split(email))
+        await world.settle()
+        send(world, ForgetId(f"{email}~2", at=world.kafka.now_ms))
+        await world.settle()
+        assert await see(world, "t", anonymous_id="a") == "u1"
+
+    told(story)
+
+
+@pytest.mark.parametrize(
+    ("person_id", "message"),
+    [
+        ("u2", Link("u2", "u1", NOW_MS)),
+        ("u2", Offer("u2", "u1", NOW_MS)),
+        ("u0", Admit("u0", "u1", NOW_MS)),
+    ],
+)
+def test_who_is_apart_is_refused_whoever_says_so(person_id: str, message: Said) -> None:
+    """Neither above nor below an id comes one that it was split from, and that it was refused is kept."""
+    out = Outcome()
+    state = decide_id(person_id, IdState(apart={"u1": NOW_MS}), [message], {"u1": NOW_MS}, (), 50, out)
+    assert (state.up, state.below) == (None, {})
+    assert state.refused_last == [("u1", NOW_MS)]
+    assert out.sends == []
 
 
 def test_a_correction_goes_where_its_conversion_is() -> None:

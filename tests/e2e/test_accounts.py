@@ -5,6 +5,7 @@ import random
 from pathlib import Path
 from typing import Any
 
+from tests.e2e.test_identity import Live, running
 from tests.support import oracle, product, worlds
 
 CONFIG = """
@@ -37,6 +38,56 @@ def test_people_of_accounts_are_credited_as_by_the_oracle(tmp_path: Path) -> Non
     for one, other in zip(got, expected, strict=True):
         assert one == other
     assert {r["touch_person_id"] for r in got if r.get("touch_person_id")} <= people.keys()
+
+
+def test_who_was_unknown_is_credited_once_the_account_is(tmp_path: Path) -> None:
+    """A visit waits until somebody says who it was, then counts for the account's conversion; journey, explain and
+    forget go by the account, and a correction that names nobody finds its conversion."""
+    with running(tmp_path, CONFIG.replace(', "first_touch", "participation"', "") + "[web]\nport = 0\n") as live:
+        at = worlds.START_MS
+        live.send("raw-touches", {"event_id": "ad", "anonymous_id": "a", "occurred_at": at, "channel": "Display"})
+        eve = {"user_id": "eve", "account_id": "acme", "occurred_at": at + 1}
+        live.send("raw-touches", {**eve, "event_id": "mail", "channel": "Email"})
+        live.settle()
+        ana = {"user_id": "ana", "account_id": "acme", "occurred_at": at + 2}
+        live.send("raw-conversions", {**ana, "conversion_id": "deal", "value": "10"})
+        live.settle()
+        assert _touches(live) == [("mail", "eve", 10_000_000)]
+        live.send("identities", {"anonymous_id": "a", "user_id": "ana", "account_id": "acme", "occurred_at": at})
+        live.settle()
+        assert _touches(live) == [("ad", "ana", 5_000_000), ("mail", "eve", 5_000_000)]
+        for command in (("journey", "acme"), ("explain", "deal")):
+            shown = product.touchstream(*command, *live.where, "--json")
+            assert shown.code == 0, shown.said()
+            assert json.loads(shown.stdout)["journey"]["key"] == "acme"
+            assert json.loads(shown.stdout)["journey"]["touches"] == 2
+        assert json.loads(shown.stdout)["matches_published"] is True
+        refund = {"conversion_id": "deal", "action": "restate", "value": "4", "occurred_at": at + 3}
+        live.send("raw-conversions", refund)
+        live.settle()
+        assert _touches(live) == [("ad", "ana", 2_000_000), ("mail", "eve", 2_000_000)]
+        forgotten = product.touchstream("forget", "acme", *live.where)
+        assert forgotten.code == 0, forgotten.said()
+        live.settle()
+        assert _touches(live) == [("ad", None, 2_000_000), ("mail", None, 2_000_000)]
+
+
+def test_a_replay_says_whose_account_nobody_named(tmp_path: Path) -> None:
+    """Events that wait for an account at the end are dead letters with their own bytes, as are corrections."""
+    touch = '{"event_id":"t","anonymous_id":"a","occurred_at":1714564800000,"channel":"Email"}'
+    refund = '{"conversion_id":"c","user_id":"u","action":"retract","occurred_at":1714564800000}'
+    dead = tmp_path / "dead.ndjson"
+    done = product.replay(tmp_path, [touch], [refund], CONFIG, "--dead-letters", dead)
+    assert done.rows() == []
+    letters = {letter["reason"]: letter for letter in map(json.loads, dead.read_text().splitlines())}
+    assert letters.keys() == {"no-account", "no-create"}
+    assert (letters["no-account"]["value"], letters["no-create"]["value"]) == (touch, refund)
+
+
+def _touches(live: Live) -> list[tuple[str, str | None, int]]:
+    rows = live.rows()["deal", "linear"]
+    assert {row["person_id"] for row in rows} <= {"ana", "(forgotten)"}
+    return [(row["touch_id"], row.get("touch_person_id"), row["value_micros"]) for row in rows]
 
 
 def _first(records: list[dict[str, Any]], fields: tuple[str, ...]) -> list[dict[str, Any]]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from confluent_kafka.admin import AdminClient
 
+from bench import cost, identity
 from bench.generate import DataSet, generate
 from bench.jars import CACHE, HERE
 from bench.latency import Target, latency
@@ -29,7 +30,18 @@ def main() -> int:
     o = options()
     systems = chosen(o)
     with servers("bench") as running:
-        return compare(o, systems, running)
+        code, results = compare(o, systems, running)
+    # Afterwards, on servers of its own: it needs the machine for itself.
+    if o.identity_rounds and any(s.name.startswith("touchstream") for s in systems):
+        code |= add_identity(o, results)
+        write(folder_of(o), results)
+    return code
+
+
+def folder_of(o: argparse.Namespace) -> Path:
+    """Where the report goes."""
+    out: Path | None = o.out
+    return out or (HERE if o.scale == 1 and not o.only else CACHE / "out")
 
 
 def options() -> argparse.Namespace:
@@ -39,6 +51,7 @@ def options() -> argparse.Namespace:
     p.add_argument("--rounds", type=int, default=5)
     p.add_argument("--scale", type=float, default=1.0, help="1 is a million touches")
     p.add_argument("--latency-seconds", type=float, default=300.0, help="0 leaves the latency runs out")
+    p.add_argument("--identity-rounds", type=int, default=3, help="runs of each case; 0 leaves the identity stage out")
     p.add_argument("--variants", action="store_true", help="also the settings that were tried and not kept")
     p.add_argument("--touchstream", default=TOUCHSTREAM, help="command; {broker}, {redis}, {workers} are filled in")
     p.add_argument("--out", type=Path, help="folder for RESULTS.md and results.json")
@@ -60,8 +73,20 @@ def chosen(o: argparse.Namespace) -> list[System]:
     return list(found.values())
 
 
-def compare(o: argparse.Namespace, systems: list[System], running: Servers) -> int:
-    """First round, interleaved rounds, the spoiled run, latency, report."""
+def add_identity(o: argparse.Namespace, results: Results) -> int:
+    """What the identity stage costs, at a fifth of the data; 1 where it could not be measured."""
+    try:
+        results.identity.extend(identity.compare(int(TOUCHES * identity.SCALE * o.scale), 1, o.identity_rounds))
+    except RuntimeError as failed:
+        results.failures.append(f"identity stage: {str(failed).splitlines()[0]}")
+        print(failed, file=sys.stderr, flush=True)
+        return 1
+    print(cost.table(results.identity), cost.verdict(results.identity), sep="\n", flush=True)
+    return 0
+
+
+def compare(o: argparse.Namespace, systems: list[System], running: Servers) -> tuple[int, Results]:
+    """First round, interleaved rounds, the spoiled run, latency; the exit code and what was measured."""
     kafka, redis, work = running
     touches = int(TOUCHES * o.scale)
     data = generate(kafka.bootstrap, PREFIX, touches, PARTITIONS)
@@ -89,9 +114,10 @@ def compare(o: argparse.Namespace, systems: list[System], running: Servers) -> i
                 print(failed, file=sys.stderr, flush=True)
             else:
                 print(delays[-1], flush=True)
-    folder = o.out or (HERE if o.scale == 1 and not o.only else CACHE / "out")
-    write(folder, Results(data, first, rounds, failures, spoiled, delays))
-    return 1 if failures or any(m.faults or m.surplus for m in [*first, *rounds]) else 0
+    code = 1 if failures or any(m.faults or m.surplus for m in [*first, *rounds]) else 0
+    results = Results(data, first, rounds, failures, spoiled, delays)
+    write(folder_of(o), results)
+    return code, results
 
 
 def once(bench: Bench, s: System, number: int, failures: list[str], check: bool = False) -> Measured | None:

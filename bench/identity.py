@@ -1,6 +1,8 @@
 """What the identity stage costs: the same events as whole persons, as users to resolve, and as visitors to merge.
 
-    python -m bench.identity [--scale 1] [--workers 1]
+    python -m bench.identity [--scale 0.2] [--workers 1] [--rounds 1]
+
+It is part of `make bench` too.
 
 `persons` go straight to touches and conversions, with the identity stage off. `users` are raw events that name a user
 id. `visitors` are raw touches under anonymous ids; Identify records on the log before them say whose they are, and
@@ -12,12 +14,13 @@ import argparse
 import asyncio
 import json
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 
 from confluent_kafka import Producer
 
 from bench import generate
+from bench.cost import Cost, table
 from bench.measure import first_claim
 from bench.processes import Child
 from bench.servers import Servers, servers
@@ -29,28 +32,30 @@ from streams.topics import group_of, names, topics_of
 
 PARTITIONS = 4
 TOUCHES = 1_000_000
+# A fifth of the benchmark's data: ratios are the same, and three runs a round take a minute or two.
+SCALE = 0.2
 RUN_SECONDS = 1_200.0
 POLL_SECONDS = 0.2
 CONFIG = Path(__file__).with_name("touchstream.toml")
 CASES = {"persons": generate.PERSONS, "users": generate.USERS, "visitors": generate.VISITORS}
 
 
-@dataclass(frozen=True)
-class Cost:
-    """What one case took; seconds of wall time and of CPU."""
+def compare(touches: int, workers: int, rounds: int, cases: Sequence[str] = tuple(CASES)) -> list[Cost]:
+    """Every case once a round, printed as they come, each on servers of its own."""
+    costs = []
+    for number in range(1, rounds + 1):
+        for case in cases if number % 2 else cases[::-1]:
+            with servers("identity") as here:
+                costs.append(measure(case, number, touches, workers, here))
+            cost = costs[-1]
+            rate, each = cost.events / cost.seconds, cost.per_event_us
+            print(
+                f"{number} {case:10} {cost.events:>9,} events {rate:>9,.0f} /s {each:6.2f} CPU us an event", flush=True
+            )
+    return costs
 
-    case: str
-    events: int
-    seconds: float
-    cpu: float
 
-    @property
-    def per_event_us(self) -> float:
-        """CPU microseconds an event of clients and Redis together."""
-        return 1e6 * self.cpu / self.events
-
-
-def measure(case: str, touches: int, workers: int, here: Servers) -> Cost:
+def measure(case: str, number: int, touches: int, workers: int, here: Servers) -> Cost:
     """Fill the topics, run the product until nothing is left, and end it."""
     prefix = f"bench-{case}"
     broker = here.kafka.bootstrap
@@ -74,7 +79,7 @@ def measure(case: str, touches: int, workers: int, here: Servers) -> Cost:
     begun_ms = first_claim(log)
     if begun_ms is None:
         raise RuntimeError("no partition was ever claimed:\n" + child.tail())
-    return Cost(case, made.events, ended - begun_ms / 1000, cpu - child.usage.at(begun_ms / 1000) + redis)
+    return Cost(case, number, made.events, ended - begun_ms / 1000, cpu - child.usage.at(begun_ms / 1000) + redis)
 
 
 def _identify(broker: str, topic: str, people: int) -> None:
@@ -107,21 +112,13 @@ async def _settled(settings: Settings, child: Child) -> None:
 def main() -> None:
     """Run the cases one after the other and print them with their ratios to whole persons."""
     parser = argparse.ArgumentParser(description="What the identity stage costs, as a ratio to a run without it.")
-    parser.add_argument("--scale", type=float, default=1.0, help="1 is a million touches")
+    parser.add_argument("--scale", type=float, default=SCALE, help="1 is a million touches")
     parser.add_argument("--workers", type=int, default=1, help="worker processes of each stage")
+    parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", default=",".join(CASES), help="cases, separated by commas")
     given = parser.parse_args()
-    without: Cost | None = None
-    for case in given.only.split(","):
-        with servers("identity") as here:
-            cost = measure(case, int(TOUCHES * given.scale), given.workers, here)
-        without = without or cost
-        ratio = cost.per_event_us / without.per_event_us
-        print(
-            f"{case:10} {cost.events:>9,} events {cost.events / cost.seconds:>9,.0f} /s {cost.per_event_us:6.2f} CPU us"
-            f" an event, {ratio:.2f} x {without.case}",
-            flush=True,
-        )
+    costs = compare(int(TOUCHES * given.scale), given.workers, given.rounds, given.only.split(","))
+    print(table(costs), end="")
 
 
 if __name__ == "__main__":

@@ -59,7 +59,7 @@ class Failed(Exception):
 
 
 # What a worker logs when it knows where a partition begins, in local time; nothing is fetched before.
-_CLAIMED = re.compile(r"^(\S+ \S+),(\d{3}) INFO touchstream\.processor partition \d+ claimed: ", re.MULTILINE)
+_CLAIMED = re.compile(r"^(\S+ \S+),(\d{3}) INFO touchstream\.processor \[\w+\] partition \d+ claimed: ", re.MULTILINE)
 
 
 def first_claim(log: Path) -> int | None:

@@ -7,11 +7,13 @@ import re
 import statistics
 import subprocess
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from bench import cost
+from bench.cost import Cost, spread
 from bench.generate import DataSet
 from bench.measure import Measured
 
@@ -62,14 +64,6 @@ def _pinned(name: str) -> str:
     text = (Path(__file__).parent / "peers" / "quix-requirements.txt").read_text()
     found = re.search(rf"^{name}==(.+)$", text, re.MULTILINE)
     return found.group(1) if found else "unknown"
-
-
-def spread(values: Sequence[float], digits: int = 0) -> str:
-    """`median (least-most)`, or the one value."""
-    middle = f"{statistics.median(values):,.{digits}f}"
-    if len(values) == 1:
-        return middle
-    return f"{middle} ({min(values):,.{digits}f}–{max(values):,.{digits}f})"
 
 
 def table(runs: Sequence[Measured]) -> str:
@@ -125,6 +119,7 @@ class Results:
     failures: list[str]
     late_and_duplicates: dict[str, Any] | None
     latency: list[dict[str, Any]]
+    identity: list[Cost] = field(default_factory=list)
 
 
 def write(directory: Path, results: Results) -> None:
@@ -149,8 +144,17 @@ def _parts(where: dict[str, str], r: Results) -> list[str]:
         _proof([*r.first, *r.rounds]),
         "## 2 % late touches, 1 % duplicates\n\n" + _pairs(r.late_and_duplicates) if r.late_and_duplicates else "",
         "## Latency, open loop\n\n" + "\n".join(_pairs(x) for x in r.latency) if r.latency else "",
+        _identity(r.identity),
         "## Runs without a measurement\n\n" + "\n".join(f"- {f}" for f in r.failures) + "\n" if r.failures else "",
     ]
+
+
+def _identity(costs: list[Cost]) -> str:
+    """The same events without the identity stage and with it."""
+    if not costs:
+        return ""
+    events = f"{costs[0].events:,} events a run, one worker of each stage; what the cases are: `bench/README.md`.\n\n"
+    return "## Identity stage\n\n" + events + cost.table(costs) + "\n" + cost.verdict(costs)
 
 
 def _proof(runs: list[Measured]) -> str:

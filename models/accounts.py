@@ -10,7 +10,7 @@ from itertools import takewhile
 
 import msgspec
 
-from models.linking import Arrived, IdState, Outcome, Where, conversion_key, is_sent_on
+from models.linking import Arrived, IdState, Outcome, is_sent_on
 from models.outcome import Reason, Rejected
 from models.raw import of_account
 from models.waiting import FRAMES_VERSION, Waits, frame, read_frames, waits
@@ -79,8 +79,7 @@ def to_account(arrived: Arrived, person_id: str, account_id: str, out: Outcome) 
     except Rejected as exc:
         out.dead.append((arrived, exc.reason, exc.message))
         return
-    where = Where(conversion_key(event.conversion_id), person_id, arrived.record_ms, account_id)
-    out.deliver(arrived, account_id, value, where)
+    out.deliver(arrived, account_id.encode(), value, person_id, account_id)
 
 
 def _send(person_id: str, state: IdState, arrived: Arrived, account_id: str | None, out: Outcome) -> None:

@@ -4,7 +4,7 @@ Touches are kept as msgpack frames that can be appended without reading what is 
 corrections folded in. Everything that was published can be computed again from these facts, so that no credit is kept.
 """
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from operator import attrgetter
 
 import msgspec
@@ -160,11 +160,16 @@ def read_frames(blob: bytes) -> list[JourneyTouch]:
     raise CodecError(f"a journey's touches of {len(blob)} bytes cannot be read")
 
 
-def unique(touches: Iterable[JourneyTouch]) -> list[JourneyTouch]:
-    """The first accepted of each event_id."""
+def unique(touches: Sequence[JourneyTouch]) -> list[JourneyTouch]:
+    """The first of each event_id by record time; of one record time, the first accepted."""
     first: dict[str, JourneyTouch] = {}
     for touch in touches:
         first.setdefault(touch.event_id, touch)
+    if len(first) < len(touches):
+        # Touches of another journey are appended with the record times that they had there.
+        for touch in touches:
+            if touch.record_ms < first[touch.event_id].record_ms:
+                first[touch.event_id] = touch
     return list(first.values())
 
 

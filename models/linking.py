@@ -29,11 +29,11 @@ from dataclasses import dataclass, field
 import msgspec
 from msgspec.structs import replace
 
-from models.identity import ANONYMOUS, higher, is_higher
+from models.identity import ANONYMOUS, EMAIL, higher, is_higher
 from models.journey import CodecError
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
-from models.raw import FOUND, HOPS, PERSON, Header, RawEvent, own_headers
+from models.raw import FOUND, HOPS, PERSON, Header, RawEvent, of_person, own_headers
 from models.splitting import next_incarnation
 
 STATE_VERSION = 1
@@ -98,6 +98,14 @@ class Split(msgspec.Struct, tag_field="do", tag="split", omit_defaults=True, gc=
     at: int = 0
 
 
+class Detour(msgspec.Struct, tag_field="do", tag="detour", gc=False, frozen=True):
+    """To the owner of `id`: the id `up` that it points to was split, so that only its owner knows where events go."""
+
+    id: str
+    up: str
+    at: int = 0
+
+
 class Apart(msgspec.Struct, tag_field="do", tag="apart", omit_defaults=True, gc=False, frozen=True):
     """To the owner of `id`: it is not to be linked with `other`. `was`: the id that goes on as `id` from now on."""
 
@@ -135,7 +143,7 @@ class ForgetWhere(msgspec.Struct, tag_field="do", tag="forget-where", omit_defau
 
 
 News = Offer | Admit | Link
-Said = News | Belong | Split | Apart | Unknow
+Said = News | Belong | Split | Detour | Apart | Unknow
 Message = Said | Where | ForgetId | ForgetWhere
 
 
@@ -149,6 +157,7 @@ class IdState(msgspec.Struct, gc=False, array_like=True, frozen=True):
     `account` is that of the person, of the Identify at `account_ms`; an id that points up has sent it there.
     `now` is the id under which it goes on since it was split from `up`, at `split_ms`; `before` are the ids that were
     below it then. `apart` are ids that it is not to be linked with, `was` the id that goes on as this one.
+    `asks`: that `up` was split, see `Detour`.
     """
 
     version: int = STATE_VERSION
@@ -165,6 +174,7 @@ class IdState(msgspec.Struct, gc=False, array_like=True, frozen=True):
     before: dict[str, int] = {}
     apart: dict[str, int] = {}
     was: str = ""
+    asks: bool = False
 
     @property
     def points(self) -> bool:
@@ -238,17 +248,20 @@ class Outcome:
         self.sends.append(Send(topic, to.encode(), arrived.value, headers, arrived.record_ms))
         self.passed_on += 1
 
-    def deliver(self, arrived: Arrived, key: str, value: bytes, where: Where) -> None:
-        """Write an event to the journey of `key`; `where` tells whose a conversion is."""
+    def deliver(
+        self, arrived: Arrived, key: bytes, value: bytes, person_id: str, account_id: str | None = None
+    ) -> None:
+        """Write an event of this person to the journey of `key`, and tell whose a conversion is."""
         event = arrived.event
         headers = own_headers(arrived.headers) if arrived.headers else ()
-        self.sends.append(Send(event.kind, key.encode(), value, headers, arrived.record_ms))
+        self.sends.append(Send(event.kind, key, value, headers, arrived.record_ms))
         if event.kind == "touches":
             self.touches += 1
             return
         self.conversions += 1
         if event.action == "create":
-            self.tell(where, arrived.record_ms)
+            at = arrived.record_ms
+            self.tell(Where(conversion_key(event.conversion_id), person_id, at, account_id), at)
 
 
 NEW = IdState()
@@ -308,7 +321,7 @@ def decide_id(
     state: IdState,
     messages: Iterable[Said],
     named: Mapping[str, int],
-    events: Iterable[Arrived],
+    events: Sequence[Arrived],
     ids_max: int,
     out: Outcome,
     by_account: bool = False,
@@ -338,8 +351,8 @@ def decide_id(
     for lower, at in named.items():
         if lower not in state.below and lower not in state.apart and not _is_refused(state, lower, ids_max):
             out.tell(introduce(person_id, lower, at), at)
-    for arrived in events:
-        _deliver(person_id, state, arrived, out)
+    if events:
+        _deliver(person_id, state, events, out)
     return state
 
 
@@ -480,12 +493,14 @@ def _renamed(state: IdState, now: str, news: News, ids_max: int, out: Outcome) -
     return state
 
 
-def _noted(person_id: str, state: IdState, note: Belong | Split | Apart | Unknow, out: Outcome) -> IdState:
+def _noted(person_id: str, state: IdState, note: Belong | Split | Detour | Apart | Unknow, out: Outcome) -> IdState:
     match note:
         case Belong():
             return _belongs(state, note, out)
         case Split():
             return _split(person_id, state, note, out)
+        case Detour(up=up):
+            return replace(state, asks=True) if state.up == up and not state.asks else state
         case Apart():
             return _kept_apart(person_id, state, note, out)
         case Unknow(other=other):
@@ -512,6 +527,8 @@ def _split(person_id: str, state: IdState, split: Split, out: Outcome) -> IdStat
     out.split += 1
     out.tell(Apart(now, state.up, split.at, person_id), split.at)
     out.tell(Apart(state.up, now, split.at), split.at)
+    for lower in state.below:
+        out.tell(Detour(lower, person_id, split.at), split.at)
     return replace(state, now=now, split_ms=split.at, before=state.below, below={})
 
 
@@ -561,16 +578,26 @@ def is_sent_on(state: IdState, arrived: Arrived, out: Outcome) -> bool:
     return True
 
 
-def _deliver(person_id: str, state: IdState, arrived: Arrived, out: Outcome) -> None:
-    if state.points and is_sent_on(state, arrived, out):
-        return
-    if state.now is not None:
-        message = f"passed on {arrived.event.hops} times, last to {shorten(person_id)!r}"
-        out.dead.append((arrived, Reason.TOO_MANY_HOPS, message))
-        return
-    event = arrived.event
-    where = Where(conversion_key(event.conversion_id), person_id, arrived.record_ms)
-    out.deliver(arrived, person_id, event.rekeyed, where)
+def _deliver(person_id: str, state: IdState, events: Sequence[Arrived], out: Outcome) -> None:
+    """Events come out under the id, or the user above it; where more can be above that, its owner is asked."""
+    # Users are seldom merged again, and then the crediting stage sends on what comes: that spares a record for each
+    # event of a known visitor. What is below an address mostly has a user above that.
+    up = None if state.now is not None or state.asks else state.up
+    is_user = up is not None and not up.startswith((EMAIL, ANONYMOUS))
+    key = person_id.encode()
+    above = up.encode() if up is not None and is_user else key
+    for arrived in events:
+        event = arrived.event
+        value, to = event.rekeyed, person_id
+        if state.points and (state.now is not None or event.hops < HOPS_MAX):
+            under_up = of_person(event.rekeyed, person_id, up) if up is not None and is_user else None
+            if under_up is None:
+                if not is_sent_on(state, arrived, out):
+                    message = f"passed on {event.hops} times, last to {shorten(person_id)!r}"
+                    out.dead.append((arrived, Reason.TOO_MANY_HOPS, message))
+                continue
+            value, to = under_up, up or person_id
+        out.deliver(arrived, key if to is person_id else above, value, to)
 
 
 def conversion_key(conversion_id: str) -> str:

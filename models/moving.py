@@ -50,6 +50,11 @@ class Move(msgspec.Struct, tag_field="do", tag="journey", omit_defaults=True):
     # Record time of the latest merge that brought these facts here.
     merged_ms: int = 0
 
+    @property
+    def is_plain(self) -> bool:
+        """Whether it has touches at most: those change nothing where there are no conversions."""
+        return not (self.conversions or self.events) and self.dropped_ms < 0
+
 
 class Forget(msgspec.Struct, tag_field="do", tag="forget", omit_defaults=True):
     """Nothing of `person_id` is to be kept, nor taken in again; the key is `person_id`.

@@ -43,6 +43,7 @@ HOPS, PERSON, FOUND = "touchstream-hops", "touchstream-person", "touchstream-fou
 NOBODY = "?"
 
 _encode = msgspec.json.Encoder().encode
+_PERSON = b'"person_id":'
 
 
 class _RawTouchJson(TouchJson, omit_defaults=True, kw_only=True, gc=False):
@@ -150,6 +151,16 @@ def route_of(headers: Sequence[Header]) -> Route:
 def own_headers(headers: Sequence[Header]) -> list[Header]:
     """The headers that the record's producer wrote."""
     return [header for header in headers if header[0] not in (HOPS, PERSON, FOUND)]
+
+
+def of_person(rekeyed: bytes, person: str, other: str) -> bytes | None:
+    """The JSON of a raw event for the crediting stage under another person; None where that has to be made anew."""
+    # In a JSON text a quote that is not escaped can only end this name, but properties may have it too.
+    before = _PERSON + _encode(person)
+    if rekeyed.count(_PERSON) != 1 or before not in rekeyed:
+        return None
+    changed = rekeyed.replace(before, _PERSON + _encode(other))
+    return changed if len(changed) <= RECORD_BYTES_MAX else None
 
 
 def _sent_to(content: bytes) -> str:

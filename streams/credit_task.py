@@ -15,13 +15,14 @@ from typing import Any, TypeVar
 from faust.types import TP
 
 from models.crediting import Event
+from models.facts import JourneyTouch
 from models.journey import BUCKET_MS, buckets, forward_key, key_of, state_key, touches_key
 from models.moving import write_move
 from models.rules import Rules
 from state.recent import RecentConversions
 from state.store import Writes
 from streams.claiming import Claiming
-from streams.deciding import Decided, Deciding, count_dead, count_filtered, group
+from streams.deciding import Decided, Deciding, by_bucket, count_dead, count_filtered, group
 from streams.decode import Decoder, Taken, TakenMove
 from streams.gate import Gate, Held, Pace
 from streams.marks import Marks
@@ -198,12 +199,12 @@ class CreditTask(PartitionTask[Taken, Decided]):
         dead.extend(held.dead for held in taken.conversions if held.dead is not None)
         moves = await self._moves_of(taken, events, decided, report)
         keys = self._to_load(taken, events)
-        for others in (moves.leaving, moves.forgetting, moves.arriving):
+        for others in (moves.leaving, moves.forgetting):
             keys.update(dict.fromkeys(others))
+        unread = await self._unread(moves, keys)
+        keys.update(dict.fromkeys(moves.arriving))
         appends, arrivals = group(taken.touches, keys)
-        for bucket, frames in appends.items():
-            start = touches_key(bucket, b"")
-            decided.writes.appends.update({start + key: blob for key, blob in frames.items()})
+        _append(decided.writes.appends, appends, unread)
         report.touches_accepted += len(taken.touches) - sum(map(len, arrivals.values()))
         if keys:
             order = list(keys)
@@ -245,6 +246,23 @@ class CreditTask(PartitionTask[Taken, Decided]):
         count_filtered(taken, report)
         report.stage("decide", started)
         return decided
+
+    async def _unread(self, moves: Moves, keys: Mapping[bytes, None]) -> dict[bytes, list[JourneyTouch]]:
+        """Take out of what arrives the touches for journeys that have nothing else: they are appended like all others.
+
+        Most visitors never convert, so that a look at whether there are conversions is cheaper than their journeys.
+        """
+        plain = [
+            key
+            for key, moved in moves.arriving.items()
+            if key not in keys and key not in moves.forgotten and all(move.is_plain for move, _ in moved)
+        ]
+        states = await self._read_store([state_key(key) for key in plain]) if plain else []
+        return {
+            key: [touch for move, _ in moves.arriving.pop(key) for touch in move.touches]
+            for key, state in zip(plain, states, strict=True)
+            if state is None
+        }
 
     def _to_load(self, taken: Taken, events: Mapping[bytes, list[Event]]) -> dict[bytes, None]:
         keys = dict.fromkeys(events)
@@ -343,6 +361,21 @@ class CreditTask(PartitionTask[Taken, Decided]):
         if self._applied.forgotten:
             await self._marks.subkeys(())
         return starts
+
+
+def _append(
+    writes: dict[bytes, bytes],
+    appends: Mapping[int, Mapping[bytes, bytes]],
+    unread: Mapping[bytes, Sequence[JourneyTouch]],
+) -> None:
+    """Add what is appended unread: touches of this step, by bucket and journey, and those that were moved here."""
+    for bucket, frames in appends.items():
+        start = touches_key(bucket, b"")
+        writes.update({start + key: blob for key, blob in frames.items()})
+    for key, touches in unread.items():
+        for bucket, blob in by_bucket(touches).items():
+            subkey = touches_key(bucket, key)
+            writes[subkey] = writes.get(subkey, b"") + blob
 
 
 def _cut(records: list[Timed], until_ms: int) -> tuple[list[Timed], list[Timed]]:

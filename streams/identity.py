@@ -23,9 +23,10 @@ from models.mail import IdentityRules, Mail
 from models.outcome import Reason
 from models.raw import own_headers
 from state.store import TTL_MAX_MS, Writes
+from streams.batches import owner_of
 from streams.claiming import Claiming
 from streams.identity_decode import LINKS, RAW_CONVERSIONS, RAW_TOUCHES, OfAccount, RawDecoder, TakenRaw
-from streams.identity_publish import Relayed, owner_of
+from streams.identity_publish import Relayed
 from streams.marks import Marks
 from streams.origin import Origin
 from streams.processor import PartitionTask
@@ -126,8 +127,20 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         touches = sum(arrived.event.kind == "touches" for arrived in out.dropped)
         report.touches_forgotten += touches
         report.conversions_forgotten += len(out.dropped) - touches
+        self._count(out, output, report)
         report.stage("decide", started)
         return Resolved(output, writes, out, lasting)
+
+    def _count(self, out: Outcome, output: Relayed, report: BatchReport) -> None:
+        raw = {self.inputs[RAW_TOUCHES].topic, self.inputs[RAW_CONVERSIONS].topic}
+        report.raw_delivered += out.touches + out.conversions
+        report.raw_passed_on += out.passed_on
+        report.raw_waiting += out.waiting
+        report.raw_forgotten += len(out.dropped)
+        report.raw_dead += sum(letter.topic in raw for letter in output.dead)
+        report.ids_linked += out.admitted
+        report.ids_refused += out.refused
+        report.merges_sent += out.merged
 
     async def _forgotten_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Those of the ids that were forgotten, and when; nobody asks before that was ever so."""

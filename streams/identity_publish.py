@@ -1,30 +1,20 @@
 """What the identity stage writes: records of six topics, in one transaction with all input offsets."""
 
 from dataclasses import dataclass, field
-from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from models.linking import Send
-from streams.murmur import partition_of
+from streams.batches import Row, batches, owner_of
 from streams.publish import Output, Publisher, Refused
 
-# murmur2 in Python costs as much as the rest of an event; the people of today come again and again.
-PLACES_MAX = 1 << 17
+# Only the owner of an id writes what is keyed by it to this, so it goes to the partition number that it works on.
+OWNED = frozenset(("moves",))
 
-# Only the owner of an id writes what is keyed by it to these, so it goes to the partition number that it works on.
-OWNED = frozenset(("touches", "conversions", "moves"))
-# Journeys by account are kept wherever the account's partition is.
-OWNED_BY_ACCOUNT = frozenset(("moves",))
+NO_ROWS: list[Row] = []
 
 Place = tuple[str, int]
-
-
-@lru_cache(PLACES_MAX)
-def owner_of(text: str, partitions: int) -> int:
-    """The partition number that owns an id or a conversion's key, remembered."""
-    return partition_of(text.encode(), partitions)
 
 
 @dataclass(slots=True)
@@ -38,12 +28,7 @@ class Relayed(Output):
 
 
 class RelayPublisher(Publisher):
-    """The transactional producer of one partition number; `topics` has the full names of all that it writes to.
-
-    `owned` are those topics whose records go to that partition number; all others go to that of their key.
-    """
-
-    owned = OWNED
+    """The transactional producer of one partition number; `topics` has the full names of all that it writes to."""
 
     def output(self, partition: int) -> Relayed:
         """An empty output for the next transaction."""
@@ -54,50 +39,23 @@ class RelayPublisher(Publisher):
     async def _send(self, producer: AIOKafkaProducer, partition: int, output: Output) -> list[Any]:
         pending: list[Any] = []
         if isinstance(output, Relayed):
-            for (topic, place), sends in (await self._by_place(producer, partition, output.relayed)).items():
-                pending += [
-                    await producer.send_batch(batch, topic, partition=place) for batch in _batches(producer, sends)
-                ]
+            for (topic, place), rows in (await self._by_place(producer, partition, output.relayed)).items():
+                pending += [await producer.send_batch(each, topic, partition=place) for each in batches(producer, rows)]
         return pending + await super()._send(producer, partition, output)
 
-    async def _by_place(self, producer: AIOKafkaProducer, partition: int, sends: list[Send]) -> dict[Place, list[Send]]:
+    async def _by_place(self, producer: AIOKafkaProducer, partition: int, sends: list[Send]) -> dict[Place, list[Row]]:
         """Records by topic and partition, each in the order in which they came to be."""
-        found: dict[Place, list[Send]] = {}
+        found: dict[Place, list[Row]] = {}
         counts: dict[str, int] = {}
+        topic, key, there = "", b"", NO_ROWS
         for send in sends:
-            topic = send.topic
-            place = partition
-            if topic not in self.owned:
+            # What is said of one id comes together.
+            if send.key != key or send.topic != topic:
+                topic, key = send.topic, send.key
                 if topic not in counts:
                     counts[topic] = len(await producer.partitions_for(self._topics[topic]))
-                place = owner_of(send.key.decode(), counts[topic])
-            there = found.get((topic, place))
-            if there is None:
-                there = found[topic, place] = []
-            there.append(send)
-        return {(self._topics[topic], place): records for (topic, place), records in found.items()}
-
-
-def _batches(producer: AIOKafkaProducer, sends: list[Send]) -> list[Any]:
-    """Records of one partition as Kafka batches; `send` for each of them would cost ten times as much."""
-    full: list[Any] = []
-    batch = producer.create_batch()
-    # The C builder directly: BatchBuilder.append costs three times as much.
-    append, count = batch._builder.append, 0
-    for send in sends:
-        headers = list(send.headers)
-        if append(count, send.record_ms, send.key, send.value, headers) is None:
-            full.append(_closed(batch, count))
-            batch = producer.create_batch()
-            append, count = batch._builder.append, 0
-            append(0, send.record_ms, send.key, send.value, headers)
-        count += 1
-    full.append(_closed(batch, count))
-    return full
-
-
-def _closed(batch: Any, count: int) -> Any:
-    # Its builder was filled directly, so the batch does not know its count.
-    batch._relative_offset = count
-    batch.close()
-    return batch
+                place = partition if topic in OWNED else owner_of(key.decode(), counts[topic])
+                there = found.setdefault((topic, place), [])
+            # The builder wants a list.
+            there.append((send.record_ms, key, send.value, list(send.headers)))
+        return {(self._topics[topic], place): rows for (topic, place), rows in found.items()}

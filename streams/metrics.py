@@ -19,6 +19,7 @@ from streams.report import BatchReport
 PREFIX = "touchstream_"
 EVENTS = ("touch", "conversion")
 OUTCOMES = ("accepted", "duplicate", "dropped", "dead", "filtered", "forgotten")
+RESOLVED = ("delivered", "passed_on", "waiting", "forgotten", "dead")
 STAGES = ("decode", "load", "decide", "publish", "save")
 # Freshness reaches from a live stream to a replay of old data; latency is what this worker can do something about.
 AGE_S = (0.01, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 900, 3600)
@@ -160,6 +161,42 @@ SPECS = (
         "conversions",
         meaning='Conversions that gave way to an earlier one of their type when they came, under `count = "first"`.',
         action="Nothing, as long as the policy means it so.",
+    ),
+    # who is who
+    Spec(
+        "identity_events_total",
+        "counter",
+        "records",
+        meaning="Raw events of the identity stage by what became of them: delivered under a person, passed on to the "
+        "owner of an id (and read again there), corrections waiting for their conversion, forgotten with their person, "
+        "dead letters.",
+        action="Many `passed_on` for each `delivered`: key raw records by the person id of their highest id. `waiting` "
+        "that rises with each correction: they name conversions that never come as raw records.",
+        labels=("outcome",),
+        known=tuple((outcome,) for outcome in RESOLVED),
+    ),
+    Spec(
+        "identity_links_total",
+        "counter",
+        "ids",
+        meaning="Ids that were taken in below a higher id of the same person.",
+        action="Compare with Identify records and logins. A flat line with both coming in: nobody is recognised.",
+    ),
+    Spec(
+        "identity_refused_total",
+        "counter",
+        "links",
+        meaning="Links that were refused, as a person would have had more than `identity.ids_max` ids.",
+        action="`touchstream identity show` lists the last of each id: mostly a shared computer or a placeholder that "
+        "the producer should not send.",
+    ),
+    Spec(
+        "identity_merges_total",
+        "counter",
+        "persons",
+        meaning="Merges sent to the crediting stage: ids whose journey belongs to a higher id from then on.",
+        action="Follows touchstream_identity_links_total. A burst restates many conversions; see "
+        "touchstream_restatements_total.",
     ),
     # is it fresh, is it keeping up
     Spec(
@@ -393,6 +430,9 @@ class Metrics(Collector):
             events[labels] += getattr(report, _FIELDS[labels], 0)
         for name, attribute in _SUMS:
             self._values[name][()] += getattr(report, attribute)
+        resolved = self._values["identity_events_total"]
+        for outcome in RESOLVED:
+            resolved[outcome,] += getattr(report, f"raw_{outcome}")
         self._add("dead_letters_total", report.dead_by_reason)
         for labels, count in report.filtered.items():
             self._values["filtered_total"][labels] = self._values["filtered_total"].get(labels, 0.0) + count
@@ -494,6 +534,9 @@ _SUMS = (
     ("milestones_total", "milestones"),
     ("forgotten_total", "forgotten"),
     ("uncounted_total", "uncounted"),
+    ("identity_links_total", "ids_linked"),
+    ("identity_refused_total", "ids_refused"),
+    ("identity_merges_total", "merges_sent"),
     ("transactions_total", "transactions"),
     ("replayed_total", "replayed"),
 )

@@ -5,6 +5,7 @@ number, initialised when the partition is claimed and nowhere else.
 """
 
 import asyncio
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ from aiokafka.structs import TopicPartition
 
 from models.crediting import Publication, Source
 from models.outcome import Reason
+from streams.batches import Row, batches, owner_of
 
 # Uncompressed; one request carries one batch of a partition, and brokers refuse batches beyond 1 MiB by default.
 BATCH_BYTES = 900 << 10
@@ -272,10 +274,26 @@ class Publisher:
                     await producer.send(credits_topic, value, key, home, source.record_ms, headers)
                     for key, value in records
                 ]
-        pending += [await producer.send(self._topics[kind], value, key) for kind, key, value in output.sends]
+        for (topic, place), rows in (await self._by_key(producer, output.sends)).items():
+            pending += [await producer.send_batch(each, topic, partition=place) for each in batches(producer, rows)]
         dead_letters = self._topics["dead_letters"]
         pending += [
             await producer.send(dead_letters, key=letter.key, value=letter.value, headers=letter.all_headers())
             for letter in output.dead
         ]
         return pending
+
+    async def _by_key(
+        self, producer: AIOKafkaProducer, sends: Sequence[tuple[str, bytes, bytes]]
+    ) -> dict[tuple[str, int], list[Row]]:
+        """Records by topic and the partition of their key, each in the order in which they came to be."""
+        found: dict[tuple[str, int], list[Row]] = {}
+        counts: dict[str, int] = {}
+        now_ms = time.time_ns() // 1_000_000
+        for kind, key, value in sends:
+            topic = self._topics[kind]
+            if topic not in counts:
+                counts[topic] = len(await producer.partitions_for(topic))
+            place = owner_of(key.decode(), counts[topic])
+            found.setdefault((topic, place), []).append((now_ms, key, value, []))
+        return found

@@ -42,6 +42,16 @@ class BatchReport:
     replayed: int = 0
     misrouted: int = 0
     transactions: int = 0
+    # Of the identity stage: raw events by what became of them, ids taken in below others, links that were refused, and
+    # merges that crediting was told of.
+    raw_delivered: int = 0
+    raw_passed_on: int = 0
+    raw_waiting: int = 0
+    raw_forgotten: int = 0
+    raw_dead: int = 0
+    ids_linked: int = 0
+    ids_refused: int = 0
+    merges_sent: int = 0
     # Attribution model → conversions credited for the first time.
     credited_by_model: Counter[str] = field(default_factory=Counter)
     stages: dict[str, float] = field(default_factory=dict)

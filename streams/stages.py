@@ -14,7 +14,7 @@ from streams.credit_task import CreditTask
 from streams.decode import Decoder
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
-from streams.identity_publish import OWNED_BY_ACCOUNT, RelayPublisher
+from streams.identity_publish import RelayPublisher
 from streams.origin import Origin
 from streams.publish import Publisher
 from streams.report import BatchReport
@@ -93,8 +93,6 @@ def identity_stage(
             _names(topics),
             crash,
         )
-        if by_account:
-            publisher.owned = OWNED_BY_ACCOUNT
         return IdentityTask(
             partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret
         )

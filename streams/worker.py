@@ -41,6 +41,9 @@ SUPERVISOR_GONE = signal.SIGHUP
 # What links came to, as `models.linking.Outcome` has it.
 LINKED = ("admitted", "refused", "merged", "passed_on", "waiting")
 
+# Stages as log lines name them: two processes of different stages work on the same partition numbers.
+SHOWN = {"credit": "attribution", "identity": "identity"}
+
 # Loggers of libraries that report, as warnings, what the protocol expects and handles.
 QUIET = ("aiokafka", "faust", "mode", "streams.app", "streams.transport", "state.table")
 
@@ -71,7 +74,8 @@ class Totals:
 def main() -> None:
     """Run a worker until SIGTERM, SIGINT or the end of standard input."""
     settings: Settings = pickle.loads(base64.b64decode(sys.stdin.buffer.readline()))
-    logging.basicConfig(level=sys.argv[2], stream=sys.stderr, format="%(asctime)s %(levelname)s %(name)s %(message)s")
+    line = f"%(asctime)s %(levelname)s %(name)s [{SHOWN[sys.argv[3]]}] %(message)s"
+    logging.basicConfig(level=sys.argv[2], stream=sys.stderr, format=line)
     for name in QUIET:
         logging.getLogger(name).setLevel(logging.ERROR)
     # Otherwise retries are printed to standard output where structlog happens to be installed.

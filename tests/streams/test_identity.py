@@ -58,7 +58,6 @@ class Kafka:
         self.epochs: Counter[int] = Counter()
         self.dead: list[DeadLetter] = []
         self.transactions = 0
-        self.owned = OWNED
         self.now_ms = NOW_MS
 
     def append(self, topic: str, partition: int, key: bytes | None, value: bytes | None, headers: Any = ()) -> None:
@@ -70,7 +69,7 @@ class Kafka:
         self.transactions += 1
         for send in output.relayed if isinstance(output, Relayed) else ():
             place = partition_of(send.key, PARTITIONS)
-            assert send.topic not in self.owned or place == partition, "an owner writes of its own ids only"
+            assert send.topic not in OWNED or place == partition, "an owner writes of its own ids only"
             self.append(send.topic, place, send.key, send.value, send.headers)
         self.dead += output.dead
         for topic, offset in offsets.items():
@@ -378,8 +377,14 @@ def test_counts_are_told_once() -> None:
     assert sum(outcome.merged for outcome in told) == 2
     assert sum(outcome.touches for outcome in told) == 1
     assert sum(outcome.conversions for outcome in told) == 2
+    reports = [report for worker in world.workers for report in worker.reports]
+    assert sum(report.raw_delivered for report in reports) == 3
+    assert sum(report.raw_passed_on for report in reports) == sum(outcome.passed_on for outcome in told)
+    assert sum(report.ids_linked for report in reports) == sum(report.merges_sent for report in reports) == 2
     asyncio.run(_replayed(world))
     assert [outcome for worker in world.workers for outcome in worker.told] == []
+    reports = [report for worker in world.workers for report in worker.reports]
+    assert {report.raw_delivered + report.ids_linked + report.merges_sent for report in reports} == {0}
 
 
 async def _settled(world: World) -> None:

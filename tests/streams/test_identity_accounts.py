@@ -13,7 +13,6 @@ from models.mail import IdentityRules
 from models.outcome import Reason
 from state.keys import prefix
 from state.memory import MemoryStore
-from streams.identity_publish import OWNED_BY_ACCOUNT
 from tests.streams.test_identity import (
     CRASH_POINTS,
     DAY_MS,
@@ -34,9 +33,7 @@ WORLDS = 32
 
 
 def new_world(seed: int = 0) -> World:
-    world = World(seed, BY_ACCOUNT)
-    world.kafka.owned = OWNED_BY_ACCOUNT
-    return world
+    return World(seed, BY_ACCOUNT)
 
 
 def came_out(world: World, topic: str) -> list[dict[str, Any]]:

@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 
 from models.outcome import Reason
 from streams.errors import EXIT_CONNECT, ConnectError
-from streams.metrics import EVENTS, OUTCOMES, SPECS, Metrics, Position, as_markdown
+from streams.metrics import EVENTS, OUTCOMES, RESOLVED, SPECS, Metrics, Position, as_markdown
 from streams.report import BatchReport
 from streams.web.health import DeadLetterTrip, Health, Reported
 from streams.web.pages import build_pages
@@ -40,7 +40,7 @@ def test_counts_of_a_step_are_added() -> None:
     report = BatchReport(3)
     names = [f"{event}{'es' if event == 'touch' else 's'}_{outcome}" for event in EVENTS for outcome in OUTCOMES]
     sums = "mismatched misrouted credits tombstones restated unattributed retracted milestones forgotten uncounted"
-    sums += " transactions replayed"
+    sums += " transactions replayed ids_linked ids_refused merges_sent"
     for number, name in enumerate([*names, *sums.split()], start=1):
         setattr(report, name, number)
     report.dead_by_reason["invalid-json"] = 40
@@ -50,12 +50,23 @@ def test_counts_of_a_step_are_added() -> None:
     for number, (event, outcome) in enumerate(((e, o) for e in EVENTS for o in OUTCOMES), start=1):
         assert value(registry, "events_total", type=event, outcome=outcome) == 2 * number
     shown = "mismatched_sums misrouted credits_published tombstones restatements unattributed retracted milestones"
-    more = ("forgotten", "uncounted", "transactions", "replayed")
-    for number, name in enumerate([*shown.split(), *more], start=1 + len(names)):
+    more = ("forgotten", "uncounted", "transactions", "replayed", "identity_links", "identity_refused")
+    for number, name in enumerate([*shown.split(), *more, "identity_merges"], start=1 + len(names)):
         assert value(registry, f"{name}_total") == 2 * number
     assert value(registry, "dead_letters_total", reason="invalid-json") == 80
     assert value(registry, "conversions_credited_total", attribution_model="linear") == 100
     assert value(registry, "conversions_credited_total", attribution_model="last_touch") == 0
+
+
+def test_raw_events_are_counted_by_what_became_of_them() -> None:
+    """Each outcome has a series of its own, at 0 from the start, and steps add up."""
+    registry, metrics = build()
+    assert {value(registry, "identity_events_total", outcome=outcome) for outcome in RESOLVED} == {0}
+    counts = dict(zip(RESOLVED, (5, 4, 3, 2, 1), strict=True))
+    for _ in range(2):
+        metrics.record(BatchReport(0, **{f"raw_{outcome}": count for outcome, count in counts.items()}), NOW_MS)
+    shown = {outcome: value(registry, "identity_events_total", outcome=outcome) for outcome in RESOLVED}
+    assert shown == {outcome: 2 * count for outcome, count in counts.items()}
 
 
 def test_filtered_records_are_counted_under_the_configured_names() -> None:

@@ -49,9 +49,9 @@ class Place:
     def key(self, subkey: bytes) -> bytes:
         return prefix(self.settings.kafka.prefix, 0) + subkey
 
-    def start(self) -> "subprocess.Popen[bytes]":
+    def start(self, stage: str = "credit") -> "subprocess.Popen[bytes]":
         with (self.folder / f"{len(self.started)}.log").open("wb") as log:
-            process = spawn(self.settings, stdout=subprocess.DEVNULL, stderr=log)
+            process = spawn(self.settings, stage=stage, stdout=subprocess.DEVNULL, stderr=log)
         self.started.append(process)
         return process
 
@@ -128,6 +128,15 @@ def test_it_stops_in_good_order_when_asked_once(place: Place) -> None:
     place.until(lambda: place.applied() == (1, 0))
     worker.terminate()
     assert worker.wait(DEADLINE_S) == EXIT_FINE, place.said()
+
+
+def test_its_log_says_of_which_stage_it_is(place: Place) -> None:
+    """Processes of both stages write of the same partition numbers, mostly to one terminal."""
+    for stage, shown in (("credit", "attribution"), ("identity", "identity")):
+        process = place.start(stage)
+        place.until(lambda line=f" [{shown}] partition 0 claimed: ": line in place.said())
+        process.terminate()
+        assert process.wait(DEADLINE_S) == EXIT_FINE, place.said()
 
 
 def test_it_leaves_at_once_when_asked_twice(place: Place) -> None:

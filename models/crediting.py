@@ -89,6 +89,8 @@ class Outcome(msgspec.Struct):
     fresh: list[JourneyTouch]
     publications: list[Publication] = []
     dead: list[tuple[Event, Reason, str]] = []
+    # Record times and offsets of the corrections that began to wait for their create.
+    waiting: list[tuple[int, int]] = []
     changed: bool = False
     rewrite: bool = False
     moved: int = 0
@@ -176,7 +178,7 @@ class _Decision:
         self._were_uncounted = uncounted(journey.state.conversions, rules)
         self._uncounted = self._were_uncounted
         self._causes: dict[str, Source] = {}
-        self._out = Outcome(journey.state, journey.touches, NO_TOUCHES, publications=[], dead=[])
+        self._out = Outcome(journey.state, journey.touches, NO_TOUCHES, publications=[], dead=[], waiting=[])
 
     def run(self, arrivals: Sequence[Arrival], events: Sequence[Event], moved: Sequence[Moved]) -> Outcome:
         out = self._out
@@ -277,7 +279,7 @@ class _Decision:
             out.changed = True
         for c, shown in ((m.conversion, m.shown) for m in move.conversions):
             self._take_conversion(c, shown, move, source)
-            self._end_waiting(c.conversion_id)
+            self._end_waiting(c.conversion_id, move.merged_ms)
         self._sort_by_record()
         self._count_moved(source)
         for waiting in move.events:
@@ -286,7 +288,7 @@ class _Decision:
             if e.action != "create" and e.record_ms + self._rules.policy.corrections_ms < move.merged_ms:
                 out.dead.append((event, Reason.NO_CREATE, NEVER_CREATED))
             else:
-                self._take_event(event)
+                self._take_event(event, move.merged_ms)
 
     def _seal(self, merged_ms: int) -> None:
         """A merge counts for conversions as long as `corrections` says; the others stay as they are from then on."""
@@ -300,11 +302,11 @@ class _Decision:
     def _is_too_old(self, c: JourneyConversion, merged_ms: int) -> bool:
         return c.record_ms + self._rules.of(c.policy_version)[0].corrections_ms < merged_ms
 
-    def _end_waiting(self, conversion_id: str) -> None:
+    def _end_waiting(self, conversion_id: str, merged_ms: int) -> None:
         """Corrections can have come before the journey that has their conversion."""
         for p in self._end_pending(conversion_id):
             known = self._conversions[conversion_id]
-            if self._may_correct(known, _as_event(p)):
+            if self._may_correct(known, _as_event(p), merged_ms):
                 self._apply(known, p.correction)
 
     def _count_moved(self, source: Source) -> None:
@@ -373,7 +375,8 @@ class _Decision:
                 if first_ms <= touch.occurred_ms <= c.occurred_ms and first <= touch.record_ms <= last:
                     self._cause(c.conversion_id, source)
 
-    def _take_event(self, event: Event) -> None:
+    def _take_event(self, event: Event, merged_ms: int = -1) -> None:
+        """`merged_ms`: record time of the merge that brought it here."""
         e = event.conversion
         if self._conversions:
             self._forget(e.record_ms)
@@ -384,7 +387,7 @@ class _Decision:
         elif e.action == "create":
             self._create(event)
         else:
-            self._correct(event)
+            self._correct(event, merged_ms)
 
     def _forget(self, record_ms: int) -> None:
         """Let go of the conversions that nothing can change any more, as of the journey's next conversion record.
@@ -491,7 +494,7 @@ class _Decision:
         self._pending = [p for p in self._pending if p.correction.conversion_id != conversion_id]
         return waiting
 
-    def _correct(self, event: Event) -> None:
+    def _correct(self, event: Event, merged_ms: int) -> None:
         e, out = event.conversion, self._out
         known = self._conversions.get(e.conversion_id)
         if known is None:
@@ -502,15 +505,16 @@ class _Decision:
                 *self._pending,
                 PendingCorrection(e, event.key, event.value, list(event.headers), event.partition),
             ]
+            out.waiting.append((e.record_ms, e.offset))
             out.accepted += 1
             out.changed = True
             return
-        if self._may_correct(known, event):
+        if self._may_correct(known, event, merged_ms):
             out.accepted += 1
             self._apply(known, e)
 
-    def _may_correct(self, known: JourneyConversion, event: Event) -> bool:
-        """Whether it is in time; a dead letter else."""
+    def _may_correct(self, known: JourneyConversion, event: Event, merged_ms: int) -> bool:
+        """Whether it is in time, and so was the merge that brought both together; a dead letter else."""
         policy, _ = self._rules.of(known.policy_version)
         if event.conversion.record_ms + policy.corrections_ms < known.record_ms:
             # It came another way, and after the create for which it would have waited too long.
@@ -518,6 +522,9 @@ class _Decision:
             return False
         if event.conversion.record_ms > known.record_ms + policy.corrections_ms:
             message = "the conversion is older than attribution.corrections allows"
+        elif self._is_too_old(known, merged_ms):
+            # Also while replaying, where other sealed conversions take up what they took up when they were not.
+            message = "its person became another one when the conversion was older than attribution.corrections allows"
         elif known.sealed and not self._replaying:
             message = "the topics hold the touches no more that the conversion was credited with"
         else:

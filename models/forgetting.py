@@ -69,6 +69,8 @@ class Hashing:
 def forget(journey: Journey, rules: Rules, revision: int, source: Source) -> Forgotten:
     """The credits of a journey without its person; the same as they were published last in everything else.
 
+    Those of a conversion that is older than anything can change stay as they are, with their person: its touches may be
+    gone, and its shares with them.
     Where that is not known, as the conversion was read again from the log, its other keys get tombstones. A sealed one
     is published from what is left of its touches: its shares may change, its sum does not.
     """
@@ -78,7 +80,7 @@ def forget(journey: Journey, rules: Rules, revision: int, source: Source) -> For
     no_credit = uncounted(state.conversions, rules)
     found = []
     for c in state.conversions:
-        if rules.of(c.policy_version)[0].credited(c.type):
+        if rules.of(c.policy_version)[0].credited(c.type) and _is_kept(c, rules, source.record_ms):
             sets = list(
                 credit_sets(nameless(c), touches, state.conversions, no_credit, state.dropped_ms, rules, revision)
             )
@@ -101,6 +103,12 @@ def forget_moved(moved: Sequence[tuple[MovedConversion, Source]], rules: Rules, 
             conversions += done.conversions
             mismatched += done.mismatched
     return Forgotten(publications, conversions, mismatched)
+
+
+def _is_kept(c: JourneyConversion, rules: Rules, record_ms: int) -> bool:
+    """Whether all touches that it was credited with are still there, as of a record of this time."""
+    policy, _ = rules.of(c.policy_version)
+    return c.record_ms + max(policy.corrections_ms, policy.retention_ms, rules.lateness_of(policy)) >= record_ms
 
 
 def nameless(c: JourneyConversion) -> JourneyConversion:

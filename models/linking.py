@@ -226,6 +226,8 @@ class Outcome:
     conversions: int = 0
     waiting: int = 0
     split: int = 0
+    # Corrections that began to wait for their conversion: record time, offset, conversion id.
+    began: list[tuple[int, int, bytes]] = field(default_factory=list)
     # Ids that are kept no more, with the time of what said so, and events that came for those.
     forgotten: list[tuple[str, int]] = field(default_factory=list)
     dropped: list[Arrived] = field(default_factory=list)

@@ -157,7 +157,7 @@ class Mail:
         ids = [id_subkey(each) for each in self._ids]
         if self._by_account:
             ids += [waiting_subkey(each) for each in self._ids]
-        return ids + [_conversion_subkey(each) for each in self._conversions]
+        return ids + [conversion_subkey(each) for each in self._conversions]
 
     def ids(self) -> list[str]:
         """The ids that are spoken of."""
@@ -191,11 +191,11 @@ class Mail:
             known = read_whereabouts(blob)
             if about.forgotten or known.forgotten:
                 out.dropped += [*known.waiting, *about.corrections]
-                gone = Change(_conversion_subkey(key), forgotten_whereabouts(), append=False)
+                gone = Change(conversion_subkey(key), forgotten_whereabouts(), append=False)
                 yield None if known.forgotten else gone
                 continue
             frames = decide_whereabouts(known, about.told, about.corrections, rules.wait_ms, out)
-            yield Change(_conversion_subkey(key), frames, append=True) if frames else None
+            yield Change(conversion_subkey(key), frames, append=True) if frames else None
 
     def _decided(
         self, person_id: str, state: IdState, said: Sequence[Said], rules: IdentityRules, mail: _ForId | None = None
@@ -252,5 +252,6 @@ def waiting_subkey(person_id: str) -> bytes:
     return b"a:" + person_id.encode()
 
 
-def _conversion_subkey(key: str) -> bytes:
+def conversion_subkey(key: str) -> bytes:
+    """Where it lies whose a conversion is; `key` as `conversion_key` makes it."""
     return b"w:" + key.encode()

@@ -29,8 +29,10 @@ class Rules:
         self.resets_ms = max(
             (p.retention_ms + max(self._changes_ms(p), self.lateness_of(p)) for p in policies if p.resets), default=0
         )
+        # The same where a whole journey is published again: its conversions are then as old as a touch may be.
+        self.whole_ms = max(2 * self.retention_ms, self.reach_ms)
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
-        self.kept_ms = BUCKET_MS + max(2 * self.retention_ms, self.reach_ms) + MARGIN_MS
+        self.kept_ms = BUCKET_MS + self.whole_ms + MARGIN_MS
 
     def lateness_of(self, policy: Policy) -> int:
         """How much younger in record time a touch may be than a conversion and still count for it."""

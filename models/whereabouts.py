@@ -72,8 +72,8 @@ def decide_whereabouts(
 ) -> bytes:
     """Send on, or keep waiting; gives the frames to append, empty where nothing new is known.
 
-    The first create counts. A correction waits at most `wait_ms` of record time; it is looked for when the next record
-    of this conversion comes.
+    The first create counts. A correction waits at most `wait_ms` of record time; that it waited for longer shows when
+    the next record of this conversion comes, or when `give_up` is asked.
     """
     person_id, account_id, waiting = known.person_id, known.account_id, known.waiting
     frames: list[bytes] = []
@@ -86,8 +86,7 @@ def decide_whereabouts(
             continue
         in_time = tuple(one for one in waiting if one.record_ms + wait_ms >= now_ms)
         if len(in_time) < len(waiting):
-            out.dead += [(one, Reason.NO_CREATE, _in_vain(wait_ms)) for one in waiting if one not in in_time]
-            frames += [frame(_Done()), *(frame(waits(one)) for one in in_time)]
+            frames += _refuse(waiting, in_time, wait_ms, out)
             waiting = in_time
         if isinstance(each, Where):
             person_id, account_id = each.person_id, each.account_id
@@ -98,14 +97,33 @@ def decide_whereabouts(
             waiting = (*waiting, each)
             frames.append(frame(waits(each)))
             out.waiting += 1
+            out.began.append((each.record_ms, each.offset, each.event.conversion_id.encode()))
         else:
             out.dead.append((each, Reason.NO_CREATE, f"{WAITING_MAX} corrections wait for this conversion already"))
     return b"".join(frames)
 
 
+def give_up(known: Whereabouts, until_ms: int, wait_ms: int, out: Outcome) -> bytes | None:
+    """Refuse the corrections that wait and have a record time up to `until_ms`.
+
+    Gives the frames to append, empty where none of these waits any more; None where nothing is left to be known.
+    """
+    left = tuple(one for one in known.waiting if one.record_ms > until_ms)
+    if len(left) == len(known.waiting):
+        return b""
+    frames = _refuse(known.waiting, left, wait_ms, out)
+    return b"".join(frames) if left else None
+
+
 def forgotten_whereabouts() -> bytes:
     """The frames of a conversion whose person was forgotten, in place of all that was known of it."""
     return frame(_Forgotten())
+
+
+def _refuse(waiting: Iterable[Arrived], left: Iterable[Arrived], wait_ms: int, out: Outcome) -> list[bytes]:
+    """Those that are not `left` become dead letters; the frames that say so."""
+    out.dead += [(one, Reason.NO_CREATE, _in_vain(wait_ms)) for one in waiting if one not in left]
+    return [frame(_Done()), *(frame(waits(one)) for one in left)]
 
 
 def _in_vain(wait_ms: int) -> str:

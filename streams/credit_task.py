@@ -35,6 +35,7 @@ from streams.step import Applied, Limits, Offsets
 from streams.topics import Topics
 from streams.transport import Batch, Consumer
 from streams.tripwire import flags_of
+from streams.waiting import Waiting, give_up
 
 # Journeys decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
 YIELD_EVERY = 200
@@ -110,6 +111,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         self._recent = RecentConversions(applied.latest_ms)
         self._marks = Marks(self.partition, self._secret, self._read_store)
         self._grown: list[bytes] = []
+        self._waiting = Waiting(self._rules.policy.corrections_ms, self._read_store, applied.waited, applied.given_up)
         super()._start_at(token, applied, committed, trip)
 
     # -- taking records in
@@ -210,7 +212,8 @@ class CreditTask(PartitionTask[Taken, Decided]):
             order = list(keys)
             late = [record_ms for touches in arrivals.values() for _, record_ms, *_ in touches]
             at = [held.record_ms for held in taken.conversions] + [move.record_ms for move in taken.moves]
-            span = self._buckets([*at, *late])
+            reach_ms = self._rules.whole_ms if taken.moves else self._rules.reach_ms
+            span = self._buckets([*at, *late], reach_ms)
             loaded = await self._load(order, span)
             report.stage("load", started)
             started = time.perf_counter()
@@ -240,6 +243,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
                     deciding.journey(key, blobs, span, arrivals.get(key, ()), events.get(key, ()), moved)
         # After the journeys that leave: a fact that was known there already must not be taken for a new one.
         decided.output.sends += [("moves", *write_move(move)) for move in moves.sent]
+        await self._give_up(taken, moves, decided)
         if not self.replaying:
             self._pace.saw(len(taken.conversions), report.credits)
         count_dead(dead, self.touches.topic, self.conversions.topic, report)
@@ -264,6 +268,14 @@ class CreditTask(PartitionTask[Taken, Decided]):
             if state is None
         }
 
+    async def _give_up(self, taken: Taken, moves: Moves, decided: Decided) -> None:
+        """End what waits for a create for too long, as of the conversions of this step."""
+        due = await self._waiting.turn(taken.conversions, decided.waiting, decided.writes)
+        if due:
+            await give_up(due, self._read_store, self.conversions, decided)
+        if moves.forgetting:
+            await self._waiting.forget(moves.forgetting, decided.writes)
+
     def _to_load(self, taken: Taken, events: Mapping[bytes, list[Event]]) -> dict[bytes, None]:
         keys = dict.fromkeys(events)
         keys.update(dict.fromkeys(self._grown))
@@ -271,7 +283,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
             keys.update(dict.fromkeys(self._recent.late(taken.touches)))
         return keys
 
-    def _buckets(self, decided_ms: Sequence[int]) -> range:
+    def _buckets(self, decided_ms: Sequence[int], reach_ms: int) -> range:
         """The buckets of record time in which touches can lie that matter to what is decided, of these record times.
 
         They reach back from the oldest of them, as touches may have been read far ahead of a conversion.
@@ -280,7 +292,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         first_ms = min(decided_ms, default=front_ms)
         last_ms = max([front_ms, *decided_ms])
         # Until a touch is read after a claim, those stored already may be younger than anything known here.
-        return buckets(first_ms - self._rules.reach_ms, last_ms if front_ms >= 0 else last_ms + self._rules.late_ms)
+        return buckets(first_ms - reach_ms, last_ms if front_ms >= 0 else last_ms + self._rules.late_ms)
 
     def _all_buckets(self, decided_ms: Sequence[int]) -> range:
         """The buckets in which a journey's touches can lie at all, as nobody looks into the oldest ones."""
@@ -307,6 +319,8 @@ class CreditTask(PartitionTask[Taken, Decided]):
             latest_ms=self._recent.latest_ms,
             merged=applied.merged + decided.merged,
             forgotten=applied.forgotten + decided.forgotten,
+            waited=self._waiting.waited,
+            given_up=self._waiting.given_up,
         )
 
     async def _save(self, decided: Decided, ends: Offsets, report: BatchReport) -> None:

@@ -34,6 +34,8 @@ class Decided:
     merged: int = 0
     forgotten: int = 0
     lasting: dict[bytes, bytes] = field(default_factory=dict)
+    # Corrections that began to wait for their create: record time, offset, journey.
+    waiting: list[tuple[int, int, bytes]] = field(default_factory=list)
 
     def tell(self, conversion_ids: Iterable[str]) -> None:
         """Tell the identity stage that the persons of these were forgotten."""
@@ -92,6 +94,7 @@ class Deciding:
             for bucket, blob in by_bucket(out.fresh).items():
                 writes.appends[touches_key(bucket, key)] = blob
         self.decided.output.add(out.publications)
+        self.decided.waiting += [(record_ms, offset, key) for record_ms, offset in out.waiting]
         for event, reason, message in out.dead:
             self.decided.output.dead.append(self._dead(event, reason, message))
         for event in events:

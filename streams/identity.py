@@ -18,10 +18,11 @@ from typing import Any, NamedTuple
 
 from faust.types import TP
 
-from models.linking import Arrived, Outcome
-from models.mail import IdentityRules, Mail
+from models.linking import Arrived, Outcome, conversion_key
+from models.mail import IdentityRules, Mail, conversion_subkey
 from models.outcome import Reason
 from models.raw import own_headers
+from models.whereabouts import give_up, read_whereabouts
 from state.store import TTL_MAX_MS, Writes
 from streams.batches import owner_of
 from streams.claiming import Claiming
@@ -35,6 +36,7 @@ from streams.report import BatchReport
 from streams.routing import misrouted
 from streams.step import Applied, Limits, Offsets
 from streams.transport import Batch, Consumer
+from streams.waiting import Waiting
 
 # Ids decided without a look at the event loop: some ten milliseconds, for heartbeats and other partitions.
 YIELD_EVERY = 2_000
@@ -118,6 +120,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
                 writes.deletes.append(change.subkey)
             else:
                 (writes.appends if change.append else writes.puts)[change.subkey] = change.value
+        await self._give_up(taken, out, writes)
         output.relayed = out.sends
         output.dead += [self._dead(arrived, reason, message) for arrived, reason, message in out.dead]
         for letter in output.dead:
@@ -141,6 +144,24 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         report.ids_linked += out.admitted
         report.ids_refused += out.refused
         report.merges_sent += out.merged
+
+    async def _give_up(self, taken: TakenRaw, out: Outcome, writes: Writes) -> None:
+        """Refuse the corrections that have waited for too long, as of the raw conversions of this step."""
+        due = await self._waiting.turn(taken.parts[RAW_CONVERSIONS], out.began, writes)
+        if not due:
+            return
+        subkeys = {conversion_subkey(conversion_key(name.decode())): until_ms for name, until_ms in due.items()}
+        blobs = await self._load(list(subkeys))
+        for (subkey, until_ms), blob in zip(subkeys.items(), blobs, strict=True):
+            if subkey in writes.puts:
+                continue  # its person was forgotten just now
+            known = read_whereabouts((blob or b"") + writes.appends.get(subkey, b""))
+            frames = give_up(known, until_ms, self._rules.wait_ms, out)
+            if frames is None:
+                writes.appends.pop(subkey, None)
+                writes.deletes.append(subkey)
+            elif frames:
+                writes.appends[subkey] = writes.appends.get(subkey, b"") + frames
 
     async def _forgotten_of(self, ids: Sequence[str]) -> dict[str, int]:
         """Those of the ids that were forgotten, and when; nobody asks before that was ever so."""
@@ -193,7 +214,11 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         if not self.replaying:
             self._tell(decided.outcome)
         applied = super()._next_applied(decided, ends)
-        return applied._replace(forgotten=applied.forgotten + len(decided.outcome.forgotten))
+        return applied._replace(
+            forgotten=applied.forgotten + len(decided.outcome.forgotten),
+            waited=self._waiting.waited,
+            given_up=self._waiting.given_up,
+        )
 
     async def _save(self, decided: Resolved, ends: Offsets, report: BatchReport) -> None:
         if decided.lasting:
@@ -203,6 +228,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
 
     def _start_at(self, token: bytes, applied: Applied, committed: Offsets, trip: bytes | None) -> None:
         self._marks = Marks(self.partition, self._secret, self._load)
+        self._waiting = Waiting(self._rules.wait_ms, self._load, applied.waited, applied.given_up)
         super()._start_at(token, applied, committed, trip)
 
     async def claim(self, consumer: Consumer) -> Mapping[TP, int]:

@@ -50,8 +50,9 @@ class Applied(NamedTuple):
     """What the store says of a partition.
 
     The next offset of each input; the event time of the latest conversion (-1: none); the record time below which
-    conversions that were read again are sealed, as their touches are gone from the log (-1: none are); and how many
-    persons of this partition were merged into others, and how many were forgotten.
+    conversions that were read again are sealed, as their touches are gone from the log (-1: none are); how many
+    persons of this partition were merged into others, and how many were forgotten; and how many corrections ever waited
+    for their create, and how many of these were looked at again (`streams/waiting.py`).
     """
 
     offsets: Offsets
@@ -59,9 +60,13 @@ class Applied(NamedTuple):
     sealed_below_ms: int = -1
     merged: int = 0
     forgotten: int = 0
+    waited: int = 0
+    given_up: int = 0
 
     def text(self) -> bytes:
-        return b"%s;%d;%d;%d;%d" % (b",".join(b"%d" % offset for offset in self.offsets), *self[1:])
+        offsets = b",".join(b"%d" % offset for offset in self.offsets)
+        # Without the last two where nothing ever waited, as it always was: programs of before can read that.
+        return b";".join([offsets, *(b"%d" % each for each in (self[1:] if self.waited else self[1:-2]))])
 
     @classmethod
     def parse(cls, text: bytes) -> "Applied":

@@ -1,7 +1,8 @@
 """The fault suite: `python -m tests.faults.run [--full] [--only NAME] [--rounds N] [--out FILE]`.
 
 Every scenario runs on Apache Kafka and redis-server of its own making, in rounds, each with a prefix, an input and a
-verdict of its own. It prints a table and ends with 1 where anything was lost, doubled or wrong, or did not end.
+verdict of its own. Last come seeded worlds of thousands of people, which need no servers (`tests/worlds`). It prints a
+table and ends with 1 where anything was lost, doubled or wrong, or did not end.
 """
 
 import argparse
@@ -15,7 +16,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from tests.faults import of_input, of_servers, of_workers
+from tests.faults import large_worlds, of_input, of_servers, of_workers
 from tests.faults.rounds import Result, RoundFailed, Scenario, Servers, play
 from tests.support import restarts
 
@@ -62,22 +63,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run, print, write; 0 where every round is clean."""
     options = _options(argv)
     chosen = [one for one in SCENARIOS if not options.only or any(part in one.name for part in options.only)]
-    if not chosen:
-        print(f"no fault is called {options.only!r}; there are: {', '.join(one.name for one in SCENARIOS)}")
+    with_worlds = not options.only or any(part in large_worlds.NAME for part in options.only)
+    if not chosen and not with_worlds:
+        names = ", ".join([*(one.name for one in SCENARIOS), large_worlds.NAME])
+        print(f"no fault is called {options.only!r}; there are: {names}")
         return 2
     logs = Path(options.logs or tempfile.mkdtemp(prefix="touchstream-faults-"))
     logs.mkdir(parents=True, exist_ok=True)
     started_s = time.monotonic()
     rows: list[Row] = []
-    with servers() as running:
+    worlds: list[large_worlds.Played] = []
+
+    def write() -> str:
+        text = report(rows, options.seed, time.monotonic() - started_s, worlds)
+        if options.out:  # after each, so that a run that is cut short has something to show
+            options.out.write_text(text + "\n")
+        return text
+
+    with servers() if chosen else contextlib.nullcontext() as running:
         for scenario in chosen:
+            assert running is not None
             rounds = options.rounds or rounds_of(scenario, options.full)
             rows.append(played(scenario, running, rounds, options, logs))
-            text = report(rows, options.seed, time.monotonic() - started_s)
-            if options.out:  # after each, so that a run that is cut short has something to show
-                options.out.write_text(text + "\n")
-    print(text)
-    clean = all(row.is_clean for row in rows)
+            write()
+    if with_worlds:
+        worlds.append(large_worlds.play(options.full))
+    print(write())
+    clean = all(row.is_clean for row in rows) and all(one.is_clean for one in worlds)
     if not clean:
         print(f"logs: {logs}")
     return 0 if clean else 1
@@ -122,14 +134,14 @@ def played(scenario: Scenario, servers: Servers, rounds: int, options: argparse.
     return row
 
 
-def report(rows: Sequence[Row], seed: int, seconds: float) -> str:
-    """The table as Markdown, the recoveries, the failures, and what it was run on."""
+def report(rows: Sequence[Row], seed: int, seconds: float, worlds: Sequence[large_worlds.Played] = ()) -> str:
+    """The table as Markdown, the recoveries, the failures, the worlds, and what it was run on."""
     lines = [HEAD, tuple("---" for _ in HEAD), *(tuple(row.cells()) for row in rows)]
     table = [f"| {' | '.join(cells)} |" for cells in lines]
     notes = [note for row in rows if (note := row.recovery())] + [one for row in rows for one in row.failures]
     conversions = sum(result.found.conversions for row in rows for result in row.results)
     tail = [f"{conversions:,} conversions", f"commit {_commit()}, seed {seed}, {seconds:.0f} s"]
-    return "\n".join([*table, "", *notes, *tail])
+    return "\n".join([*table, "", *notes, *(line for one in worlds for line in one.lines()), *tail])
 
 
 def _commit() -> str:

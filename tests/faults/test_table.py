@@ -2,9 +2,10 @@
 
 import pytest
 
-from tests.faults import run
+from tests.faults import large_worlds, run
 from tests.faults.rounds import Result
 from tests.faults.verdict import Findings
+from tests.worlds.run import Result as Worlds
 
 CLEAN = Result(Findings(1_000, 200, 5_000, 0, 0, 0, []), 1.25, [9.0])
 ODD = Result(Findings(1_000, 200, 5_000, 1, 2, 3, ["credit missing: c|linear|t"]), 0.5, [12.0])
@@ -30,3 +31,13 @@ def test_the_table_sums_rounds() -> None:
 def test_what_counts_as_clean(row: run.Row, clean: bool) -> None:
     """A table is clean only where rounds ran, all of them ended, and each found nothing."""
     assert row.is_clean is clean
+
+
+def test_worlds_stand_below_the_table() -> None:
+    """The report says how many worlds ran and failed, and what failed; worlds are clean only where some ran."""
+    good = large_worlds.Played(Worlds(2, 5_000), 9.0, [])
+    bad = large_worlds.Played(Worlds(2, 5_000, failures=[(1, "")]), 9.0, ["seed 1 failed"])
+    assert [one.is_clean for one in (good, bad, large_worlds.Played(Worlds(), 0.0, []))] == [True, False, False]
+    text = run.report([], 0, 1.0, [bad])
+    assert "worlds of 5,000 people: 2, 1 failed" in text
+    assert "seed 1 failed" in text

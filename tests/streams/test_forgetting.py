@@ -136,6 +136,29 @@ class TestForgetting:
 
         runner.run(story())
 
+    @pytest.mark.parametrize("days", [199, 201], ids=["still kept", "too old"])
+    def test_an_old_conversion_is_published_whole_or_not_at_all(self, runner: asyncio.Runner, days: int) -> None:
+        """As long as a touch may be old it is published without the person, with the touches that old; then it stays
+        as it is, as its touches may be gone."""
+
+        async def story() -> None:
+            desk = Desk(attribution={"lookback": "200d", "allowed_lateness": "0s", "corrections": "1d"})
+            await desk.claim()
+            await desk.step([desk.touch("old")])
+            desk.now_ms += 199 * DAY_MS
+            await desk.step([desk.touch("new")], [desk.conversion("c")])
+            await desk.settle()
+            before, count = money(desk), len(desk.kafka.credits)
+            assert len(before) == 2
+            desk.now_ms += days * DAY_MS
+            await desk.step(moves=[forget(desk)])
+            assert money(desk) == before
+            assert persons(desk) == ({FORGOTTEN} if days < 200 else {"ada"})
+            assert len(desk.kafka.credits) == (2 * count if days < 200 else count)
+            assert not holds(desk, b"ada")
+
+        runner.run(story())
+
     def test_twice_is_once(self, runner: asyncio.Runner) -> None:
         """A second forget changes nothing."""
 

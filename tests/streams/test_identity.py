@@ -11,7 +11,7 @@ import pytest
 from faust.types import TP
 
 from models.identity import Names, is_higher, people_of, precedence
-from models.linking import Outcome, read_id
+from models.linking import Outcome, conversion_key, read_id
 from models.mail import IdentityRules
 from models.outcome import Reason
 from state.keys import prefix
@@ -27,7 +27,8 @@ from streams.transport import Batch
 
 PARTITIONS = 3
 NOW_MS = 1_760_000_000_000
-DAY_MS = 86_400_000
+HOUR_MS = 3_600_000
+DAY_MS = 24 * HOUR_MS
 INPUTS = ("links", "identities", "raw-touches", "raw-conversions")
 KEY = b"secret"
 RULES = IdentityRules(ids_max=50, wait_ms=90 * DAY_MS, kept_ms=180 * DAY_MS)
@@ -429,6 +430,41 @@ def test_a_full_person_is_counted_and_named() -> None:
     asyncio.run(_settled(world))
     assert len(world.out("moves")) == 2
     assert sum(outcome.refused for worker in world.workers for outcome in worker.told) == 3
+
+
+@pytest.mark.parametrize("point", ["", *CRASH_POINTS])
+def test_a_correction_of_a_conversion_that_never_comes_is_given_up_once(point: str) -> None:
+    """Other raw conversions of its partition end it an hour after its time, whatever dies, and nothing is left."""
+
+    async def play(world: World) -> None:
+        place = partition_of(conversion_key("never").encode(), PARTITIONS)
+
+        def others() -> None:
+            world.put("raw-conversions", place, user_id="ann", conversion_id=f"c{world.kafka.now_ms}")
+
+        await world.start()
+        world.put("raw-conversions", place, conversion_id="never", action="retract")
+        await world.settle()
+        world.kafka.now_ms += RULES.wait_ms + HOUR_MS - 1
+        others()
+        await world.settle()
+        assert world.kafka.dead == []
+        world.kafka.now_ms += 1
+        others()
+        worker = world.workers[place]
+        worker.crash_at = point
+        if point:
+            with pytest.raises(Crash):
+                await world.settle()
+            await world._replace(place, lost=False)
+        await world.settle()
+        others()
+        await world.settle()
+        (letter,) = world.kafka.dead
+        assert (letter.topic, letter.offset, letter.reason) == ("raw-conversions", 0, Reason.NO_CREATE)
+        assert not any(b"never" in key or b"never" in value for key, value in world.memory.data.items())
+
+    asyncio.run(play(World()))
 
 
 def test_bad_records_are_dead_letters_as_they_came() -> None:

@@ -424,6 +424,37 @@ def test_a_conversion_beyond_corrections_still_ends_the_paths_before_it(runner: 
     runner.run(story())
 
 
+@pytest.mark.parametrize("first", [ANN, UMA], ids=["the conversion moves", "the correction moves"])
+def test_a_correction_that_a_merge_brought_too_late_is_too_late_in_a_rebuild_too(
+    runner: asyncio.Runner, first: str
+) -> None:
+    """A rebuild takes up no correction that was refused, as its person was another one until the conversion was old."""
+
+    async def story() -> None:
+        rules = {"corrections": "2d", "lookback": "30d", "touch_reuse": "reset_after_conversion"}
+        desk = Desk(attribution=rules)
+        await desk.claim()
+        desk.touch("ad", person_id=first)
+        desk.conversion("a", person_id=first)
+        desk.now_ms += DAY_MS
+        desk.conversion("a", person_id=ANN if first == UMA else UMA, action="retract")
+        await rest(desk)
+        desk.now_ms += DAY_MS + DAY_MS // 2
+        desk.move(Merge(ANN, UMA))
+        await rest(desk)
+        assert [d.reason for d in desk.kafka.dead] == [Reason.CORRECTION_TOO_LATE]
+        before = desk.view()
+        desk.store.memory.data.clear()
+        heir = await claimed(desk)
+        await rest(heir)
+        # It would get the touch if the conversion before it had been taken back.
+        heir.conversion("b", person_id=UMA)
+        await rest(heir)
+        assert heir.view().keys() == {*before, "b|linear|"}
+
+    runner.run(story())
+
+
 def test_a_long_journey_travels_in_parts(runner: asyncio.Runner) -> None:
     """Touches beyond what one record may hold come in several, and all of them count."""
 

@@ -171,6 +171,12 @@ def _in_the_log(record: Record) -> tuple[int, int]:
     return record["_record_ms"], record["_order"]
 
 
+def kept_ms(policy: Policy) -> int:
+    """How long after its record a conversion is published again without its person, where that is forgotten."""
+    rules = Rules(policy)
+    return max(rules.corrections_ms, rules.retention_ms)
+
+
 class Rules:
     """What a policy says, with its durations in milliseconds."""
 
@@ -178,12 +184,12 @@ class Rules:
         self._policy = policy
         self._settings = {**oracle.DEFAULTS, **policy.get("attribution", {})}
         self._types = policy.get("conversions", {})
-        self._corrections_ms = oracle.duration_ms(self._settings["corrections"])
+        self.corrections_ms = oracle.duration_ms(self._settings["corrections"])
         lateness_ms = oracle.duration_ms(self._settings["allowed_lateness"])
         lookbacks = [self._settings["lookback"], *self._settings["lookback_by_touch_type"].values()]
         lookbacks += [rules["lookback"] for rules in self._types.values() if "lookback" in rules]
         # A touch whose record is older than this, as of the conversion's, may have been dropped.
-        self._retention_ms = max(map(oracle.duration_ms, lookbacks)) + lateness_ms
+        self.retention_ms = max(map(oracle.duration_ms, lookbacks)) + lateness_ms
 
     def placed(self, record: Record) -> Record:
         """A record with what everything goes by."""
@@ -196,21 +202,21 @@ class Rules:
 
         That is its journey's first merge after its `corrections` period.
         """
-        honoured_ms = create["_record_ms"] + self._corrections_ms
+        honoured_ms = create["_record_ms"] + self.corrections_ms
         own = joined(create["person_id"], facts.merges, honoured_ms)
         merged = [m.record_ms for m in facts.merges if m.record_ms > honoured_ms and own & {m.lower, m.higher}]
         return min(merged, default=NEVER_MS)
 
     def credits(self, create: Record, creates: Sequence[Record], facts: Facts) -> list[Credit]:
         """The credits of one conversion, from what is known to it."""
-        until_ms = create["_record_ms"] + self._corrections_ms
+        until_ms = create["_record_ms"] + self.corrections_ms
         own = joined(create["person_id"], facts.merges, until_ms)
         others = [c for c in creates if c["person_id"] in own]
         accepted = {c["conversion_id"]: self._corrected(c, facts) for c in others}
         conversion = accepted[create["conversion_id"]]
         if not conversion["_credited"]:
             return []
-        oldest_ms = create["_record_ms"] - self._retention_ms
+        oldest_ms = create["_record_ms"] - self.retention_ms
         touches = oracle.first_of_each_event_id([t for t in facts.touches if t["person_id"] in own])
         touches = [t for t in touches if t["_record_ms"] >= oldest_ms]
         path, cut = oracle.path_of(conversion, list(accepted.values()), touches, self._policy)
@@ -249,7 +255,7 @@ class Rules:
         """Without repetitions of an explicit event_id, as long as the first is known or waits."""
         taken: list[Record] = []
         for c in corrections:
-            first_ms = c["_record_ms"] - self._corrections_ms
+            first_ms = c["_record_ms"] - self.corrections_ms
             own = joined(c["person_id"], facts.merges, c["_record_ms"])
             known = [t for t in taken if t["_record_ms"] >= first_ms and t["person_id"] in own]
             if c.get("event_id") is None or all(t.get("event_id") != c["event_id"] for t in known):
@@ -259,7 +265,7 @@ class Rules:
     def _is_heard(self, correction: Record, create: Record, facts: Facts) -> bool:
         """In time for the conversion; and both in one journey before either gave up waiting for the other."""
         at_ms, made_ms = correction["_record_ms"], create["_record_ms"]
-        last_ms = min(at_ms, made_ms) + self._corrections_ms
+        last_ms = min(at_ms, made_ms) + self.corrections_ms
         return max(at_ms, made_ms) <= last_ms and correction["person_id"] in joined(
             create["person_id"], facts.merges, last_ms
         )

@@ -12,6 +12,8 @@ from tests.worlds.readers import Appends, Read, Upserts, compacted, interleaved
 Shown = tuple[Any, ...]
 FIELDS = Credit._fields
 SHARE = FIELDS.index("share")
+PERSON = FIELDS.index("person_id")
+FORGOTTEN = "(forgotten)"
 
 
 def shown(row: dict[str, Any]) -> Shown:
@@ -24,23 +26,56 @@ def expected(credit: Credit) -> Shown:
     return (*credit[:SHARE], float(credit.share), *credit[SHARE + 1 :])
 
 
+def nameless(credit: Shown) -> Shown:
+    """The credit of a person who was forgotten: the same, but for the name."""
+    return (*credit[:PERSON], FORGOTTEN, *credit[PERSON + 1 :])
+
+
 class Known:
-    """All facts so far, kept apart by the people whom merges connect; an oracle is asked about those that changed."""
+    """All facts so far, kept apart by the people whom merges connect; an oracle is asked about those that changed.
+
+    Nothing is known of a person from when it was forgotten on. It has one id, so that nobody else goes with it.
+    """
 
     def __init__(self, policy: dict[str, Any]) -> None:
         self._policy = policy
         self._family: dict[str, Facts] = {}
+        # By the identity of a family's facts: who they are.
+        self._members: dict[int, list[str]] = {}
         self._merged: set[str] = set()
         # By the identity of a family's facts: those of whom something is new, and what the oracle said of the others.
         self._dirty: dict[int, Facts] = {}
         self._credits: dict[int, dict[str, list[Shown]]] = {}
         # Where a conversion is spoken of: corrections may lie with somebody who is not merged with its person yet.
         self._families_of: defaultdict[str, set[int]] = defaultdict(set)
+        self._forgotten: set[str] = set()
+        # Conversions whose person was forgotten while they were kept; older ones keep the name.
+        self._nameless: set[str] = set()
+
+    def forget(self, person_id: str, record_ms: int) -> None:
+        if person_id in self._forgotten:
+            return
+        self._forgotten.add(person_id)
+        kept_from_ms = record_ms - oracle_people.kept_ms(self._policy)
+        creates = [c for c in self._at(person_id).conversions if "action" not in c]
+        seen: set[str] = set()
+        for create in creates:
+            name = create["conversion_id"]
+            if name not in seen and create["_record_ms"] >= kept_from_ms:
+                self._nameless.add(name)
+            seen.add(name)
+
+    def told(self, credit: Credit) -> Shown:
+        """What the oracle says, without the name of those who were forgotten."""
+        return nameless(expected(credit)) if credit.conversion_id in self._nameless else expected(credit)
 
     def touch(self, record: dict[str, Any]) -> None:
-        self._at(record["person_id"]).touches.append(record)
+        if record["person_id"] not in self._forgotten:
+            self._at(record["person_id"]).touches.append(record)
 
     def conversion(self, record: dict[str, Any]) -> None:
+        if record["person_id"] in self._forgotten:
+            return
         family = self._at(record["person_id"])
         family.conversions.append(record)
         self._families_of[record["conversion_id"]].add(id(family))
@@ -60,7 +95,7 @@ class Known:
         for family in self._dirty.values():
             credits: defaultdict[str, list[Shown]] = defaultdict(list)
             for credit in oracle_people.family_view(family, self._policy):
-                credits[credit.conversion_id].append(expected(credit))
+                credits[credit.conversion_id].append(self.told(credit))
             self._credits[id(family)] = credits
             found.update(conversion["conversion_id"] for conversion in family.conversions)
         self._dirty.clear()
@@ -82,8 +117,9 @@ class Known:
         one.touches.extend(other.touches)
         one.conversions.extend(other.conversions)
         one.merges.extend(other.merges)
-        for person_id in [p for p, family in self._family.items() if family is other]:
-            self._family[person_id] = one
+        moved = self._members.pop(id(other))
+        self._family.update(dict.fromkeys(moved, one))
+        self._members[id(one)] += moved
         self._dirty.pop(id(other), None)
         self._credits.pop(id(other), None)
 
@@ -100,7 +136,10 @@ class Known:
         return max(known, key=lambda f: len(f.touches) + len(f.conversions), default=None)
 
     def _at(self, person_id: str) -> Facts:
-        family = self._family.setdefault(person_id, Facts([], [], []))
+        family = self._family.get(person_id)
+        if family is None:
+            family = self._family[person_id] = Facts([], [], [])
+            self._members[id(family)] = [person_id]
         self._dirty[id(family)] = family
         return family
 
@@ -138,7 +177,7 @@ class Checker:
     def end(self, policy: dict[str, Any]) -> None:
         """An oracle that begins anew says the same of all facts together, and no reader has anything else."""
         assert self._upserts is not None
-        view = sorted(expected(credit) for credit in oracle_people.final_view(self.known.all(), policy))
+        view = sorted(self.known.told(credit) for credit in oracle_people.final_view(self.known.all(), policy))
         conversions = self.known.conversions()
         assert view == sorted(c for name in conversions for c in self.known.credits(name)), "the oracle disagrees"
         assert self._upserts.conversions() == conversions, "credits of conversions that have none"

@@ -15,7 +15,13 @@ from tests.worlds.world import Arrival, World
 
 # How often something goes wrong, in troubles a quiet point; half of the worlds are calm.
 TROUBLES = (0.0, 0.0, 0.02, 0.1)
+# And how often in a world at most, on average: after each, large worlds have much to read again.
+TROUBLES_MOST = 100
 PARTITIONS = (1, 2, 3)
+COUNTED = (
+    *("restated", "tombstones", "merged", "moved", "touches_duplicate", "conversions_duplicate"),
+    *("forgotten", "touches_forgotten", "conversions_forgotten"),
+)
 
 
 class Course:
@@ -27,7 +33,7 @@ class Course:
         self.kafka = Kafka(self._rng.choice(PARTITIONS))
         self.reports: list[Any] = []
         self._stages = [crediting(self.kafka, of.policy, self._rng, self.reports)]
-        self._troubles = self._rng.choice(TROUBLES)
+        self._troubles = min(self._rng.choice(TROUBLES), TROUBLES_MOST / len(of.cuts))
         self.checker = Checker(Known(of.policy), self._rng, len(of.cuts))
         self._read = 0
 
@@ -73,7 +79,7 @@ class Course:
     def _seen(self) -> Counter[str]:
         seen = sum((stage.seen for stage in self._stages), self.checker.seen)
         for report in self.reports:
-            for name in ("restated", "tombstones", "merged", "moved", "touches_duplicate", "conversions_duplicate"):
+            for name in COUNTED:
                 seen[name] += getattr(report, name)
             for reason, count in report.dead_by_reason.items():
                 seen[f"dead: {reason}"] += count
@@ -87,6 +93,8 @@ def note(known: Known, topic: str, record: dict[str, Any], as_logged: LogRecord)
         known.touch(fact)
     elif topic == "conversions":
         known.conversion(fact)
+    elif record["do"] == "forget":
+        known.forget(record["person_id"], as_logged.timestamp)
     else:
         known.merge(Merge(as_logged.timestamp, record["person_id"], record["into"]))
 

@@ -26,8 +26,9 @@ VALUES = ("0", "0.000001", "0.00001", "1", "7.77", "10", "99.99", "123456.654321
 LAGS_MS = (0, 0, 0, 1, 40, 900, HOUR_MS, 20 * HOUR_MS)
 
 
-def draw(seed: int, *, identities: bool, byte_equal: bool = False) -> World:
-    """The world of a seed. Without `identities` everybody has one id, and nobody is merged.
+def draw(seed: int, *, identities: bool, byte_equal: bool = False, people: int = 0) -> World:
+    """The world of a seed, of so many people, or of 50 to 200. Without `identities` everybody has one id, and nobody is
+    merged.
 
     With `byte_equal`, what comes twice is the same twice, and no two corrections were made in the same millisecond.
     """
@@ -35,7 +36,7 @@ def draw(seed: int, *, identities: bool, byte_equal: bool = False) -> World:
     policy = policies.draw(rng)
     # Few worlds of many people, more of few: what happens happens to one at a time.
     count = PEOPLE_MIN + int((PEOPLE_MAX + 1 - PEOPLE_MIN) * rng.random() ** 3)
-    crowd = [Person(n, _ids(rng, n, identities)) for n in range(count)]
+    crowd = [Person(n, _ids(rng, n, identities)) for n in range(people or count)]
     world = World(seed, policy, crowd)
     span_ms = rng.choice((20, 45, 100)) * DAY_MS
     drawing = _Drawing(rng, policy, span_ms, ties=not (identities or byte_equal), altered=not byte_equal)
@@ -43,6 +44,8 @@ def draw(seed: int, *, identities: bool, byte_equal: bool = False) -> World:
         world.items += drawing.life(person)
         if identities:
             world.items += drawing.identifies(person, rng.choice(crowd))
+    if not identities and not byte_equal and rng.random() < 0.5:
+        world.items += drawing.forgets(crowd)
     world.items = _distinct(world.items)
     _cut(rng, world)
     return world
@@ -71,7 +74,8 @@ def _cut(rng: random.Random, world: World) -> None:
 
 
 def _precautions(world: World) -> set[int]:
-    """More cuts: around what may merge people, where its order among other topics' records could be told from outside.
+    """More cuts: around what may merge people, where its order among other topics' records could be told from outside,
+    and around what has people forgotten.
 
     No topic waits for another one. So where somebody's period for corrections ends between two quiet points, a merge
     between them may be taken in before or after that end; and so may a touch that counts after it.
@@ -90,7 +94,7 @@ def _precautions(world: World) -> set[int]:
             ids = ids_of(item.record)
             ends = ends_ms.get(groups[ids[0]], ())
             ending = any(part[0].arrival_ms <= end <= part[-1].arrival_ms for end in ends)
-            if len(ids) > 1 and (ending or lateness_ms > corrections_ms):
+            if item.kind == "forget" or (len(ids) > 1 and (ending or lateness_ms > corrections_ms)):
                 cuts |= {number, number + 1} - {0}
         start = cut
     return cuts
@@ -138,6 +142,15 @@ class _Drawing:
             if link[0][0] != link[1][0]:  # an Identify has one id of a kind; others are linked through a third
                 at_ms = START_MS + rng.randrange(self._span_ms)
                 items.append(Item(at_ms + rng.choice(LAGS_MS), "identify", {**dict(link), "occurred_at": at_ms}))
+        return items + [self._copy(item) for item in items if rng.random() < 0.1]
+
+    def forgets(self, people: Sequence[Person]) -> list[Item]:
+        """Some want to be forgotten, at any time; a few of these twice."""
+        rng = self._rng
+        items = []
+        for person in rng.sample(people, len(people) // 10):
+            at_ms = START_MS + rng.randrange(self._span_ms + self._kept_ms)
+            items.append(Item(at_ms, "forget", dict(person.ids[:1])))
         return items + [self._copy(item) for item in items if rng.random() < 0.1]
 
     def _named(self, person: Person) -> Record:

@@ -20,7 +20,7 @@ from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.step import Limits
 from tests.support import oracle_people
-from tests.support.oracle_people import Merge, canonical, joined, precedence
+from tests.support.oracle_people import Merge, canonical
 from tests.worlds import policies
 from tests.worlds.course import Course, note
 from tests.worlds.kafka import Kafka, LogRecord, RelayPublisher
@@ -68,9 +68,13 @@ class RawCourse(Course):
     def _check_ids(self) -> None:
         """Merges connect what the records say is one person, and nothing else."""
         named = [oracle_people.person_of(arrival.record, EMAIL_KEY) for part in self.world.raw() for arrival in part]
+        first: dict[str, Merge] = {}
+        for merge in self._merges:
+            first.setdefault(merge.lower, merge)
+        found = canonical([merge[1:] for merge in first.values()])
         for person_id, highest in canonical([ids for ids in named if ids]).items():
-            found = min(joined(person_id, self._merges), key=precedence)
-            assert found == highest, f"{person_id} is {found}, not {highest}"
+            top = found.get(person_id, person_id)
+            assert top == highest, f"{person_id} is {top}, not {highest}"
 
     def _check_events(self) -> None:
         """Each raw record lies once in touches or conversions, but for corrections that found no conversion."""

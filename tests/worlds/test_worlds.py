@@ -60,6 +60,13 @@ def test_worlds_are_as_large_as_they_are_said_to_be() -> None:
         assert len(drawn.cuts) >= 200
         assert drawn.cuts[-1] == len(drawn.items)
         assert sum(map(len, drawn.raw())) == len(drawn.items)
+    assert len(drawing.draw(1, identities=True, people=5_000).people) == 5_000
+
+
+def test_a_failing_world_of_many_people_is_named_with_its_size() -> None:
+    """The command that runs it again makes as many people."""
+    failed = run.Result(1, 5_000, failures=[(3, "")])
+    assert run.verdict(failed) == ["seed 3 failed; again with: python -m tests.worlds.run --seed 3 --people 5000"]
 
 
 def test_a_wrong_credit_is_found_and_named() -> None:
@@ -79,7 +86,7 @@ def test_a_wrong_credit_is_found_and_named() -> None:
 def test_a_failing_world_is_named_and_the_others_run_on() -> None:
     """The verdict gives the seed and the command that runs it alone."""
 
-    def fails_at_three(seed: int) -> Counter[str]:
+    def fails_at_three(seed: int, people: int) -> Counter[str]:
         assert seed != 3
         return Counter()
 
@@ -94,6 +101,6 @@ def test_a_failing_world_is_named_and_the_others_run_on() -> None:
 def test_what_does_not_come_up_fails_a_run() -> None:
     """What is required is scaled with the number of worlds, and never below one."""
     enough = Counter(run.ENOUGH)
-    assert run.verdict(run.Result(2_000, enough)) == []
+    assert run.verdict(run.Result(2_000, seen=enough)) == []
     del enough["merged"]
-    assert run.verdict(run.Result(20, enough)) == ["too few: merged: 0 of 500"]
+    assert run.verdict(run.Result(20, seen=enough)) == ["too few: merged: 0 of 500"]

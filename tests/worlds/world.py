@@ -20,7 +20,7 @@ IDS = ("user_id", "email", "anonymous_id", "person_id")
 
 
 class Item(NamedTuple):
-    """A record on its way: `kind` is touch, conversion or identify; its ids are those that its producer knew."""
+    """A record on its way: `kind` is touch, conversion, identify or forget; ids are those its producer knew."""
 
     arrival_ms: int
     kind: str
@@ -79,6 +79,10 @@ class World:
                 if len(part) == 1 and arrivals:
                     yield arrivals  # a merge that is to be on its own is, where the event has brought it about too
                     arrivals = []
+                if item.kind == "forget":
+                    last_ms = max(item.arrival_ms, last_ms + 1)
+                    forget = {"do": "forget", "person_id": own[0]}
+                    arrivals.append(Arrival(last_ms, "moves", own[0], forget))
                 if item.kind in TOPICS:
                     last_ms = max(item.arrival_ms, last_ms + 1)
                     person_id = known.reached(own[0], item)

@@ -11,11 +11,11 @@ from collections.abc import Sequence
 
 from aiokafka.errors import KafkaError
 
+from models.policy import Policy
 from models.rules import Rules
 from models.schedule import SURE_MS, Announced
 from streams.policies import Reader
 from streams.publish import Refused
-from streams.settings import Settings
 
 log = logging.getLogger("touchstream.policies")
 
@@ -25,10 +25,11 @@ LOOK_S = 10.0
 class Following:
     """The rules of one worker process; all of its partitions ask the same."""
 
-    def __init__(self, settings: Settings, known: Sequence[Announced], reader: Reader | None = None) -> None:
-        self._own = settings.policy()
-        self._settle_ms = settings.processing.settle
-        self._reader = Reader(settings) if reader is None else reader
+    def __init__(self, own: Policy, settle_ms: int, known: Sequence[Announced], reader: Reader) -> None:
+        """`own` is this worker's policy, and stands in where nothing that is `known` can be followed."""
+        self._own = own
+        self._settle_ms = settle_ms
+        self._reader = reader
         self._known: Sequence[Announced] = ()
         self._sure_ms = -1
         self._looking = asyncio.Lock()

@@ -59,9 +59,8 @@ async def join(settings: Settings) -> list[Announced]:
     now = in_force(known, _now_ms())
     if now is not None and now.policy is None:
         why = f"the policy {now.version} counts since {format_time(now.from_ms)}, and is of a later program"
-        raise RunFailed(
-            "T226", "the policy in force cannot be followed", "", why, "start the program that announced it"
-        )
+        fix = "start the program that announced it, or a later one"
+        raise RunFailed("T226", "the policy in force cannot be followed", "", why, fix)
     if is_outdated(mine, known, _now_ms()):
         log.warning("%s", _outdated(mine, known))
     return known
@@ -180,9 +179,7 @@ def _check_clock(record_ms: int) -> None:
     """The time was chosen by this machine's clock, and counts by the broker's."""
     apart_ms = record_ms - _now_ms()
     if abs(apart_ms) > CLOCKS_MS:
-        why = (
-            f"Kafka's clock and this machine's are {apart_ms / 1000:+.1f} s apart, so it could count too early or late"
-        )
+        why = f"the clocks of Kafka and of this machine are {apart_ms / 1000:+.1f} s apart, its time is read from both"
         raise RunFailed("T227", "the policy was not announced", "", why, "run NTP on both machines, and start again")
 
 

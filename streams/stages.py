@@ -30,8 +30,8 @@ def credit_stage(
 ) -> Stage:
     """Touches, conversions and moves in, credits out.
 
-    `report` gets what each step did; `following` knows the policies that were announced, without it that of the settings
-    counts for all; `origin` is the log as Kafka tells it, which the store must be made from.
+    `report` gets what each step did; `following` knows the policies that were announced, None gives all conversions
+    that of the settings; `origin` is the log as Kafka tells it, which the store must be made from.
     """
     topics = topics_of(settings)
     inputs = (topics.touches, topics.conversions, topics.moves)

@@ -96,7 +96,7 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
     from streams.app import build_app  # noqa: PLC0415
     from streams.following import Following  # noqa: PLC0415
     from streams.origin import read_origin  # noqa: PLC0415
-    from streams.policies import join  # noqa: PLC0415
+    from streams.policies import Reader, join  # noqa: PLC0415
     from streams.stages import credit_stage, identity_stage  # noqa: PLC0415
     from streams.watch import Watch  # noqa: PLC0415
 
@@ -113,7 +113,8 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
         if name == "identity":
             stage = identity_stage(settings, report, totals.add_linked, origin)
         else:
-            following = Following(settings, await join(settings))
+            known = await join(settings)
+            following = Following(settings.policy(), settings.processing.settle, known, Reader(settings))
             stage = credit_stage(settings, report, following, origin)
         app = build_app(settings, stage)
         await watch.start(settings.web, number, app.batch_owner, app.journeys)

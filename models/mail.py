@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from models.formats import FORMAT
 from models.linking import (
     HOPS_MAX,
     Arrived,
@@ -22,9 +23,9 @@ from models.linking import (
     decide_id,
     forget_id,
     forget_others,
+    id_writer,
     introduce,
     read_id,
-    write_id,
 )
 from models.outcome import Reason, shorten
 from models.whereabouts import decide_whereabouts, forgotten_whereabouts, read_whereabouts
@@ -37,12 +38,13 @@ class IdentityRules:
     """`ids_max`: ids that may be below one.
 
     `wait_ms`: how long a correction waits for its conversion; `kept_ms`: how long it is known whose a conversion is,
-    both in record time.
+    both in record time. `state_format`: in which format ids are written (`models/formats.py`).
     """
 
     ids_max: int
     wait_ms: int
     kept_ms: int
+    state_format: int = FORMAT
 
 
 class Change(NamedTuple):
@@ -142,7 +144,7 @@ class Mail:
 
         `blobs` are what the store has under `subkeys`, in that order; `forgotten` the `ids` that were, and when.
         """
-        out = self._out
+        out, write_id = self._out, id_writer(rules.state_format)
         for (person_id, mail), blob in zip(self._ids.items(), blobs, strict=False):
             state = read_id(blob)
             if mail.forget is not None or person_id in forgotten:

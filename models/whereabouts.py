@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.journey import CodecError
+from models.formats import CodecError, UnknownFormat, told
 from models.linking import Arrived, Outcome, Where
 from models.outcome import Reason
 from models.raw import RawEvent
@@ -67,7 +67,7 @@ def read_whereabouts(blob: bytes | None) -> Whereabouts:
         try:
             frame = _decode(blob[start:at])
         except msgspec.MsgspecError as exc:
-            raise CodecError(f"whereabouts of {end} bytes cannot be read: {exc}") from exc
+            raise _unreadable(blob[start:at], exc) from exc
         match frame:
             case _Created():
                 person_id, waiting = frame.person_id, []
@@ -121,6 +121,17 @@ def decide_whereabouts(
 def forgotten_whereabouts() -> bytes:
     """The frames of a conversion whose person was forgotten, in place of all that was known of it."""
     return _frame(_Forgotten())
+
+
+def _unreadable(frame: bytes, why: Exception) -> CodecError:
+    """A frame begins with its format and kind, as in `1c`."""
+    try:
+        tag = msgspec.msgpack.decode(frame)[0]
+    except (msgspec.MsgspecError, TypeError, LookupError, ValueError):
+        tag = None
+    if isinstance(tag, str) and tag[:-1].isdecimal() and int(tag[:-1]) != FRAMES_VERSION:
+        return UnknownFormat(f"whereabouts are of format {tag[:-1]}, {told(range(FRAMES_VERSION, FRAMES_VERSION + 1))}")
+    return CodecError(f"whereabouts of {len(frame)} bytes cannot be read: {why}")
 
 
 def _in_vain(wait_ms: int) -> str:

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from faust.types import TP
 
 from models.crediting import Event
-from models.journey import BUCKET_MS, buckets, forward_key, key_of, state_key, touches_key
+from models.journey import BUCKET_MS, buckets, forward_key, key_of, state_key, state_writer, touches_key
 from models.moving import write_move
 from models.rules import Rules
 from state.recent import RecentConversions
@@ -77,12 +77,20 @@ class CreditTask(PartitionTask[Taken, Decided]):
         """
         inputs = tuple(TP(topic, partition) for topic in (topics.touches, topics.conversions, topics.moves))
         claiming = Claiming(
-            inputs, TP(topics.credits, partition), store, rules.retention_ms, self.lazy, origin, republish
+            inputs,
+            TP(topics.credits, partition),
+            store,
+            rules.retention_ms,
+            self.lazy,
+            origin,
+            republish,
+            limits.state_format,
         )
         super().__init__(inputs, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
         self._following = following
         self._use(rules)
+        self._write_state = state_writer(limits.state_format)
         self._secret = secret
         self._tells = tells
         self._gate = Gate(limits.settle_ms, limits.held_max)
@@ -232,6 +240,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
                 decided,
                 report,
                 self._tells,
+                self._write_state,
             )
             width = 1 + len(span)
             for i, key in enumerate(order):

@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from redis.exceptions import RedisError
 
-from models.journey import CodecError
+from models.formats import CodecError
 from models.linking import HOPS_MAX, NEW, IdState, read_id
 from models.mail import id_subkey
 from state.keys import prefix

@@ -17,6 +17,7 @@ from typing import Any
 
 from faust.types import TP
 
+from models.formats import UnknownFormat
 from models.rules import UnknownPolicy
 from state.store import Fenced, Lost, StoreError, Unreachable
 from streams.claiming import Claiming
@@ -155,7 +156,7 @@ class PartitionTask(Steps[Taken, Decided]):
             await self._commit_at_the_end()
         except (Fenced, Superseded, Uncertain) as exc:
             leave(f"partition {self.partition}: {exc!r}")
-        except UnknownPolicy as exc:
+        except (UnknownPolicy, UnknownFormat) as exc:
             fail(exc)
         except Exception as exc:
             log.exception("partition %d stopped", self.partition)

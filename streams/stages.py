@@ -77,7 +77,12 @@ def identity_stage(
     inputs = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
     group = group_of(settings, "identity")
     policy = settings.policy()
-    rules = IdentityRules(settings.identity.ids_max, policy.corrections_ms, policy.corrections_ms + policy.retention_ms)
+    rules = IdentityRules(
+        settings.identity.ids_max,
+        policy.corrections_ms,
+        policy.corrections_ms + policy.retention_ms,
+        settings.state.format,
+    )
     secret = settings.identity.email_key.get_secret_value().encode()
     decoder = RawDecoder(inputs, secret)
     crash, limits = crash_point(), _limits(settings)
@@ -99,7 +104,15 @@ def identity_stage(
 
 def _limits(settings: Settings) -> Limits:
     p = settings.processing
-    return Limits(p.settle, p.step_records, p.held_max, p.commit_interval / 1000, p.retry_deadline / 1000, p.trip_wire)
+    return Limits(
+        p.settle,
+        p.step_records,
+        p.held_max,
+        p.commit_interval / 1000,
+        p.retry_deadline / 1000,
+        p.trip_wire,
+        settings.state.format,
+    )
 
 
 def _names(topics: Topics) -> dict[str, str]:

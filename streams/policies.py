@@ -29,9 +29,10 @@ from models.schedule import (
     write_announced,
 )
 from models.times import format_time
+from streams import published
 from streams.errors import RunFailed, SettingsError
 from streams.settings import Settings
-from streams.topics import name_of
+from streams.topics import name_of, unreachable
 
 log = logging.getLogger("touchstream.policies")
 
@@ -73,6 +74,20 @@ def refuse_outdated(settings: Settings, known: Sequence[Announced]) -> None:
         fix = f"start with the newest file; to bring this policy back: {later(_now_ms())}"
         # Without a time this policy is the one that was announced before, so a time is needed.
         raise SettingsError("T128", "this policy is not in force any more", "attribution", _outdated(mine, known), fix)
+
+
+async def look(settings: Settings) -> list[tuple[Announced, str]]:
+    """What was announced, and whether it is over, in force or to come. Raises ConnectError, RunFailed."""
+    await published.partitions(settings)
+    try:
+        async with asyncio.timeout(READ_S), Reader(settings) as reader:
+            known = await reader.read()
+    except (KafkaError, OSError, TimeoutError) as exc:
+        raise unreachable(settings, exc) from exc
+    now = in_force(known, _now_ms())
+    at_ms = now.from_ms if now is not None else 0
+    states = ["in force" if each is now else "over" if each.from_ms < at_ms else "to come" for each in known]
+    return list(zip(known, states, strict=True))
 
 
 class Reader:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import re
 import time
 import uuid
 from typing import Any
@@ -16,6 +17,7 @@ from models.times import format_time
 from streams import embedded, policies, topics
 from streams.errors import RunFailed, SettingsError
 from streams.settings import Settings, load_settings
+from tests.support import product
 
 
 class Place:
@@ -142,6 +144,28 @@ def test_clocks_that_are_apart_announce_nothing(place: Place) -> None:
         place.join(lookback="7d")
     assert error.value.code == "T227"
     assert len(place.join()) == 1
+
+
+def test_what_was_announced_is_listed(place: Place) -> None:
+    """By its times: what is over, in force and to come, as text and as JSON."""
+    place.send(*_legacy(place.settings(lookback="1d").policy()))
+    place.send(*_legacy(place.settings().policy()))
+    later = format_time((now_ms() // 1000 + 3600) * 1000)
+    known = place.join(lookback="7d", effective_from=later)
+    kafka = place.settings().kafka
+    where = ("config", "policies", "--broker", kafka.broker, "--prefix", kafka.prefix)
+    said = product.touchstream(*where)
+    assert said.code == 0, said.said()
+    lines = [re.split(" {2,}", line) for line in said.stdout.splitlines()]
+    assert [line[0] for line in lines] == [each.version for each in known]
+    assert [line[-1] for line in lines] == ["over", "in force", "to come"]
+    assert "the beginning" in lines[0][1]
+    assert lines[2][1] == later
+    rows = json.loads(product.touchstream(*where, "--json").stdout)
+    assert [(row["effective_from"], row["state"]) for row in rows] == [
+        (each.from_ms, state) for each, state in zip(known, ("over", "in force", "to come"), strict=True)
+    ]
+    assert rows[2]["policy"]["attribution"]["lookback"] == "7d"
 
 
 def _legacy(policy: Policy) -> tuple[str, bytes]:

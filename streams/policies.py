@@ -98,6 +98,7 @@ class Reader:
         self._client = settings.kafka.client_options()
         self._consumer: Any = None
         self._records: dict[bytes, tuple[bytes | None, bytes | None, int]] = {}
+        self._known: list[Announced] = []
 
     async def __aenter__(self) -> "Reader":
         return self
@@ -109,7 +110,7 @@ class Reader:
         """Everything that was committed before this call. Raises KafkaError."""
         if self._consumer is None:
             await self._open()
-        consumer, place = self._consumer, self._place
+        consumer, place, before = self._consumer, self._place, len(self._records)
         end = (await consumer.end_offsets([place]))[place]
         consumer.resume(place)
         while await consumer.position(place) < end:
@@ -117,7 +118,9 @@ class Reader:
                 if record.key is not None:
                     self._records.setdefault(record.key, (record.key, record.value, record.timestamp))
         consumer.pause(place)  # nothing is fetched in between
-        return read_announced(self._records.values())
+        if len(self._records) > before:
+            self._known = read_announced(self._records.values())
+        return self._known
 
     async def _open(self) -> None:
         # Reset, not seek: a seek to the beginning can be overtaken by the reset to the end that assigning has begun.
@@ -139,7 +142,7 @@ class Reader:
     async def close(self) -> None:
         """Let go of the connection; the next `read` opens a new one."""
         consumer, self._consumer = self._consumer, None
-        self._records = {}
+        self._records, self._known = {}, []
         if consumer is not None:
             await consumer.stop()
 

@@ -38,7 +38,7 @@ def reach_ms(c: JourneyConversion, rules: Rules) -> int:
 
 def remembered_ms(c: JourneyConversion, rules: Rules) -> int:
     """How long after its record a conversion must be known because of others of its type; 0 where it need not be."""
-    if c.type not in rules.policy.first_types and not counts_first(c, rules):
+    if c.type not in rules.first_types:
         return 0
     return REMEMBERED_REACHES * reach_ms(c, rules)
 

@@ -187,7 +187,7 @@ class _Decision:
             self._merged_ms = max(m.move.merged_ms for m in moved)
         if arrivals:
             self._take_touches(arrivals)
-        self._cap()  # without arrivals too: most touches are appended without being looked at
+        self._cap(events)  # without arrivals too: most touches are appended without being looked at
         if moved:
             self._take_in_order(events, moved)
         else:
@@ -255,10 +255,13 @@ class _Decision:
             self._out.rewrite = True
         return changed
 
-    def _cap(self) -> None:
+    def _cap(self, events: Sequence[Event]) -> None:
         """Drop the oldest touches beyond the cap, and remember up to when."""
         out = self._out
-        over = len(out.touches) - self._rules.policy.journey_touches_max
+        if len(out.touches) <= self._rules.touches_always:
+            return
+        latest_ms = max(chain((t.record_ms for t in out.touches), (e.conversion.record_ms for e in events)))
+        over = len(out.touches) - self._rules.at(latest_ms).journey_touches_max
         if over > 0:
             dropped_ms = max(out.state.dropped_ms, out.touches[over - 1].occurred_ms)
             out.touches = out.touches[over:]
@@ -285,7 +288,7 @@ class _Decision:
         for waiting in move.events:
             event = _as_event(waiting, move.person_id, move.partition)
             e = event.conversion
-            if e.action != "create" and e.record_ms + self._rules.policy.corrections_ms < move.merged_ms:
+            if e.action != "create" and e.record_ms + self._waits_ms(e) < move.merged_ms:
                 out.dead.append((event, Reason.NO_CREATE, NEVER_CREATED))
             else:
                 self._take_event(event, move.merged_ms)
@@ -408,12 +411,18 @@ class _Decision:
 
     def _give_up_waiting(self, record_ms: int) -> None:
         """Refuse the corrections that waited for longer than `corrections`, as the journey's next record shows."""
-        oldest_ms = record_ms - self._rules.policy.corrections_ms
+        waiting = []
         for p in self._pending:
-            if p.correction.record_ms < oldest_ms:
+            if p.correction.record_ms + self._waits_ms(p.correction) < record_ms:
                 self._out.dead.append((_as_event(p), Reason.NO_CREATE, NEVER_CREATED))
                 self._out.changed = True
-        self._pending = [p for p in self._pending if p.correction.record_ms >= oldest_ms]
+            else:
+                waiting.append(p)
+        self._pending = waiting
+
+    def _waits_ms(self, correction: Conversion) -> int:
+        """How long a correction waits for its create."""
+        return self._rules.at(correction.record_ms).corrections_ms
 
     def _is_seen(self, event_id: str) -> bool:
         return any(event_id in c.seen for c in self._conversions.values()) or any(
@@ -435,7 +444,7 @@ class _Decision:
         self._conversions[e.conversion_id] = self._new(e)
         out.accepted += 1
         out.changed = True
-        if self._rules.policy.credited(e.type):
+        if self._rules.at(e.record_ms).credited(e.type):
             source = Source("conversions", e.offset, e.record_ms)
             self._cause(e.conversion_id, source)
             self._count_again(self._conversions[e.conversion_id], source)
@@ -455,7 +464,7 @@ class _Decision:
             self._cause(e.conversion_id, Source("conversions", e.offset, e.record_ms))
 
     def _new(self, e: Conversion) -> JourneyConversion:
-        policy = self._rules.policy
+        policy = self._rules.at(e.record_ms)
         fixed = policy.fixed_value_micros(e.type)
         return JourneyConversion(
             e.conversion_id,

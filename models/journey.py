@@ -4,12 +4,13 @@ Touches are kept as msgpack frames that can be appended without reading what is 
 corrections folded in. Everything that was published can be computed again from these facts, so that no credit is kept.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from operator import attrgetter
 
 import msgspec
 
 from models.facts import Conversion, JourneyTouch, Touch
+from models.formats import Codec, CodecError, Form, UnknownFormat, first_element, told
 
 # One key of touches covers this much record time. It is fixed for the life of a prefix, as it is part of the keys.
 # Longer: fewer keys a load; shorter: less is kept beyond what is needed, as a whole key expires at once.
@@ -82,11 +83,8 @@ class JourneyState(msgspec.Struct, gc=False, array_like=True):
     dropped_ms: int = -1
 
 
-class CodecError(ValueError):
-    """Stored bytes that are not of a version this program reads."""
-
-
 _decode_state = msgspec.msgpack.Decoder(JourneyState).decode
+STATES: Codec[JourneyState] = Codec("a journey's conversions", {1: Form(_decode_state, _encode)}, first_element)
 EMPTY_STATE = JourneyState()
 
 
@@ -157,6 +155,9 @@ def read_frames(blob: bytes) -> list[JourneyTouch]:
         except msgspec.MsgspecError as exc:
             low, high = (count, high) if "trailing" in str(exc) else (low, count - 1)
             count = (low + high + 1) // 2
+    found = first_element(blob)
+    if found is not None and found > CODEC_VERSION:  # where this format has nil, a later one says what it is
+        raise UnknownFormat(f"a journey's touches are of format {found}, {told(range(1, CODEC_VERSION + 1))}")
     raise CodecError(f"a journey's touches of {len(blob)} bytes cannot be read")
 
 
@@ -184,13 +185,16 @@ def read_state(blob: bytes | None) -> JourneyState:
         return JourneyState(conversions=[], pending=[])
     try:
         state = _decode_state(blob)
-    except msgspec.MsgspecError as exc:
-        raise CodecError(f"a journey's conversions of {len(blob)} bytes cannot be read: {exc}") from exc
-    if state.version != CODEC_VERSION:
-        raise CodecError(f"a journey's conversions are of version {state.version}, this program reads {CODEC_VERSION}")
-    return state
+    except msgspec.MsgspecError:
+        return STATES.read_other(blob)
+    return state if state.version == CODEC_VERSION else STATES.read_other(blob)
 
 
 def write_state(state: JourneyState) -> bytes:
     """The bytes of a journey's conversions."""
     return _encode(state)
+
+
+def state_writer(number: int) -> Callable[[JourneyState], bytes]:
+    """What writes a journey's conversions in that format."""
+    return STATES.writer(number)

@@ -23,14 +23,14 @@ What is kept of an id follows from the messages to it in their order, nothing el
 the settings are. So a lost store is read again from them, and pointers agree with the merges that were published.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
 from msgspec.structs import replace
 
+from models.formats import Codec, Form, first_element
 from models.identity import ANONYMOUS, EMAIL, higher, is_higher
-from models.journey import CodecError
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
 from models.raw import FOUND, HOPS, PERSON, Header, RawEvent, of_person, own_headers
@@ -268,6 +268,7 @@ class Outcome:
 
 NEW = IdState()
 _state = msgspec.msgpack.Decoder(IdState).decode
+IDS: Codec[IdState] = Codec("what is kept of an id", {1: Form(_state, _pack)}, first_element)
 _message = msgspec.json.Decoder(Message).decode
 
 
@@ -277,16 +278,19 @@ def read_id(blob: bytes | None) -> IdState:
         return NEW
     try:
         state = _state(blob)
-    except msgspec.MsgspecError as exc:
-        raise CodecError(f"an id's state of {len(blob)} bytes cannot be read: {exc}") from exc
-    if state.version != STATE_VERSION:
-        raise CodecError(f"an id's state is of version {state.version}, this program reads {STATE_VERSION}")
-    return state
+    except msgspec.MsgspecError:
+        return IDS.read_other(blob)
+    return state if state.version == STATE_VERSION else IDS.read_other(blob)
 
 
 def write_id(state: IdState) -> bytes:
     """The bytes of an id's state."""
     return _pack(state)
+
+
+def id_writer(number: int) -> Callable[[IdState], bytes]:
+    """What writes an id's state in that format."""
+    return IDS.writer(number)
 
 
 def decode_message(key: bytes | None, value: bytes | None) -> Message:

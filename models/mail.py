@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import NamedTuple
 
 from models.accounts import decide_accounts, read_waiting
+from models.formats import FORMAT
 from models.linking import (
     HOPS_MAX,
     Arrived,
@@ -24,11 +25,11 @@ from models.linking import (
     decide_id,
     forget_id,
     forget_others,
+    id_writer,
     introduce,
     is_somebody_else,
     read_id,
     sever,
-    write_id,
 )
 from models.outcome import Reason, shorten
 from models.raw import RawEvent
@@ -42,13 +43,15 @@ class IdentityRules:
     """`ids_max`: ids that may be below one.
 
     `wait_ms`: how long a correction waits for its conversion; `kept_ms`: how long it is known whose a conversion is,
-    both in record time. `by_account`: whether journeys are kept by account; see `models.accounts`.
+    both in record time. `by_account`: whether journeys are kept by account; see `models.accounts`. `state_format`: in
+    which format ids are written (`models/formats.py`).
     """
 
     ids_max: int
     wait_ms: int
     kept_ms: int
     by_account: bool = False
+    state_format: int = FORMAT
 
 
 class Change(NamedTuple):
@@ -170,7 +173,7 @@ class Mail:
 
         `blobs` are what the store has under `subkeys`, in that order; `forgotten` the `ids` that were, and when.
         """
-        out, count = self._out, len(self._ids)
+        out, count, write_id = self._out, len(self._ids), id_writer(rules.state_format)
         waiting: Sequence[bytes | None] = blobs[count : 2 * count] if self._by_account else [None] * count
         for (person_id, mail), blob, waits in zip(self._ids.items(), blobs[:count], waiting, strict=True):
             stored = state = read_id(blob)

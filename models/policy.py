@@ -10,6 +10,7 @@ import re
 import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import datetime
 from hashlib import blake2b
 from types import MappingProxyType
 from typing import Annotated, Any, Literal, Self
@@ -21,6 +22,7 @@ from models.attribution.direct import fold
 from models.attribution.registry import BUILT_IN, LATER_NAMES, ModelTables, built_in, not_yet
 from models.attribution.table import AttributionModelTable, ShortPath, Table, nearest
 from models.durations import DAY_MS, Duration
+from models.times import format_time, parse_time
 
 Journey = Literal["person", "account"]
 TouchReuse = Literal["reuse", "reset_after_conversion"]
@@ -53,6 +55,16 @@ def _money(value: object) -> object:
     return f"{whole}.{decimals.rstrip('0')}".rstrip(".")
 
 
+def _instant(value: object) -> object:
+    """A time with its offset, in one spelling; TOML has times of its own, which come as they are."""
+    if isinstance(value, datetime) and value.tzinfo is not None:
+        value = value.isoformat()
+    try:
+        return format_time(parse_time(value if isinstance(value, str) else ""))
+    except ValueError:
+        raise ValueError(f"{value!r} is not a time with an offset, as in 2026-12-01T00:00:00Z") from None
+
+
 def _channels(names: tuple[str, ...]) -> tuple[str, ...]:
     """Channel names as they are compared, each once: how they were written makes no other policy."""
     return tuple(sorted({fold(unicodedata.normalize("NFC", name).strip()) for name in names}))
@@ -66,6 +78,9 @@ def _distinct(names: tuple[str, ...]) -> tuple[str, ...]:
 
 
 TypeName = Annotated[str, Field(min_length=1, max_length=256)]
+Instant = Annotated[
+    str, BeforeValidator(_instant), WithJsonSchema({"type": "string", "format": "date-time"}, mode="validation")
+]
 Money = Annotated[str, BeforeValidator(_money), WithJsonSchema({"type": "string", "pattern": f"^{_MONEY.pattern}$"})]
 
 
@@ -90,6 +105,8 @@ class AttributionTable(Table):
     max_touches: Annotated[int, Field(ge=1, le=PATH_TOUCHES_MAX)] = 500
     journey_touches_max: Annotated[int, Field(ge=1, le=JOURNEY_TOUCHES_MAX)] = 10_000
     currency: Annotated[str, Field(pattern=r"^[A-Z]{3}$")] = "USD"
+    # Record time from which the policy counts for new conversions; None: from its announcement (streams/policies.py).
+    effective_from: Instant | None = None
     lookback_by_touch_type: dict[TypeName, Duration] = Field(max_length=TYPES_MAX, default_factory=dict)
 
 
@@ -135,7 +152,9 @@ _NO_RULES = ConversionTable()
 class Policy:
     """What the core follows: built by `compile_policy`, never changed. Times are milliseconds.
 
-    `version` is a hash of everything that can change a credit, so that equal policies have equal versions.
+    `version` is a hash of everything that can change a credit, so that equal policies have equal versions; a time from
+    which it is to count is part of it, so that an earlier policy can be brought back. `effective_from_ms` is None where
+    none is named.
     `first_types` are the conversion types of which only the first in a journey is credited (`models/counting.py`).
     `retention_ms` is how long a touch can matter: the longest lookback plus the allowed lateness.
     """
@@ -159,6 +178,7 @@ class Policy:
     conversions: Mapping[str, ConversionTable]
     first_types: frozenset[str]
     canonical: str
+    effective_from_ms: int | None = None
 
     @classmethod
     def default(cls) -> "Policy":
@@ -257,6 +277,7 @@ def compile_policy(
         conversions=MappingProxyType(rules),
         first_types=frozenset(name for name, table in rules.items() if table.count == "first"),
         canonical=canonical,
+        effective_from_ms=None if attribution.effective_from is None else parse_time(attribution.effective_from),
     )
 
 
@@ -277,8 +298,10 @@ def _canonical(
     models: Mapping[str, AttributionModelTable],
 ) -> str:
     """One text for one policy: all defaults spelled out, names in order, nothing that is not used."""
+    # Without a time the text is what it was before there was one: versions stand in journeys and credits.
+    unused = {"effective_from"} if attribution.effective_from is None else set()
     stored = {
-        "attribution": attribution.model_dump(mode="json"),
+        "attribution": attribution.model_dump(mode="json", exclude=unused),
         "conversions": {n: t.model_dump(mode="json", exclude_defaults=True) for n, t in conversions.items()},
         "models": {n: t.model_dump(mode="json") for n, t in models.items()},
     }

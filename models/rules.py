@@ -1,6 +1,9 @@
 """The policies in force: which one counts for a conversion, and which facts count for it under that."""
 
+from bisect import bisect_right
 from collections.abc import Iterable, Sequence
+from operator import attrgetter
+from typing import NamedTuple
 
 from models.credit import Encoder
 from models.durations import DAY_MS
@@ -11,14 +14,41 @@ from models.policy import Policy
 MARGIN_MS = 14 * DAY_MS
 
 
-class Rules:
-    """The policy that new conversions get, and those that earlier ones keep."""
+class UnknownPolicy(ValueError):
+    """A conversion of a time at which a policy counted that this program cannot follow."""
 
-    def __init__(self, policy: Policy, settle_ms: int, earlier: Sequence[Policy] = ()) -> None:
+
+class Scheduled(NamedTuple):
+    """A policy, and the record time (epoch ms) from which it counts for new conversions.
+
+    The policy is None where it is of a later program and cannot be followed; `version` names it all the same.
+    """
+
+    from_ms: int
+    policy: Policy | None
+    version: str = ""
+
+
+class Rules:
+    """The policies that new conversions get, by their record times, and those that earlier ones keep."""
+
+    def __init__(
+        self, policy: Policy, settle_ms: int, earlier: Sequence[Policy] = (), schedule: Sequence[Scheduled] = ()
+    ) -> None:
+        """Without a `schedule` all new conversions get `policy`; else it only stands in for one not known any more.
+
+        The first policy of a schedule counts for everything before it too. `earlier` are kept, and given to none.
+        """
         self.policy = policy
         self._settle_ms = settle_ms
-        self._known = {p.version: (p, Encoder(p.models, p.version)) for p in [*earlier, policy]}
+        self._scheduled = sorted(schedule, key=attrgetter("from_ms")) or [Scheduled(0, policy)]
+        self._starts_ms = [each.from_ms for each in self._scheduled[1:]]
+        followed = [each.policy for each in self._scheduled if each.policy is not None]
+        self._known = {p.version: (p, Encoder(p.models, p.version)) for p in [*earlier, *followed, policy]}
         policies = [policy for policy, _ in self._known.values()]
+        # A journey of so many touches is within the cap of each policy.
+        self.touches_always = min(p.journey_touches_max for p in policies)
+        self.first_types = frozenset[str]().union(*(p.first_types for p in policies))
         # The widest of all: a conversion keeps the policy that it was first credited with.
         self.retention_ms = max(p.retention_ms for p in policies)
         self.late_ms = max(map(self.lateness_of, policies))
@@ -33,6 +63,16 @@ class Rules:
         self.whole_ms = max(2 * self.retention_ms, self.reach_ms)
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
         self.kept_ms = BUCKET_MS + self.whole_ms + MARGIN_MS
+
+    def at(self, record_ms: int) -> Policy:
+        """The policy of conversions of this record time, whoever takes them in and when. Raises UnknownPolicy."""
+        found = self._scheduled[bisect_right(self._starts_ms, record_ms)]
+        if found.policy is None:
+            raise UnknownPolicy(
+                f"conversions of record time {record_ms} ms are credited under the policy {found.version}, which this "
+                "program cannot follow"
+            )
+        return found.policy
 
     def lateness_of(self, policy: Policy) -> int:
         """How much younger in record time a touch may be than a conversion and still count for it."""

@@ -48,6 +48,13 @@ def parse_time(text: str) -> int:
     return time_ms - _offset_ms(tail[-offset_chars:])
 
 
+def format_time(time_ms: int) -> str:
+    """The RFC 3339 text of epoch milliseconds, in UTC; milliseconds only where there are some."""
+    seconds, millis = divmod(time_ms, SECOND_MS)
+    text = datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%dT%H:%M:%S")
+    return f"{text}.{millis:03}Z" if millis else f"{text}Z"
+
+
 def is_believable(time_ms: int, record_ms: int) -> bool:
     """Whether an event time may be true for a record of that record time (both epoch milliseconds)."""
     return EARLIEST_MS <= time_ms <= record_ms + AHEAD_MAX_MS

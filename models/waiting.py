@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 import msgspec
 
-from models.journey import CodecError
+from models.formats import CodecError, UnknownFormat, told
 from models.linking import Arrived
 from models.raw import RawEvent
 
@@ -51,4 +51,15 @@ def read_frames(blob: bytes | None, decode: "msgspec.msgpack.Decoder[msgspec.Str
         try:
             yield decode.decode(blob[start:at])
         except msgspec.MsgspecError as exc:
-            raise CodecError(f"what waits, {end} bytes, cannot be read: {exc}") from exc
+            raise _unreadable(blob[start:at], exc) from exc
+
+
+def _unreadable(frame: bytes, why: Exception) -> CodecError:
+    """A frame begins with its format and kind, as in `1c`."""
+    try:
+        tag = msgspec.msgpack.decode(frame)[0]
+    except (msgspec.MsgspecError, TypeError, LookupError, ValueError):
+        tag = None
+    if isinstance(tag, str) and tag[:-1].isdecimal() and int(tag[:-1]) != FRAMES_VERSION:
+        return UnknownFormat(f"whereabouts are of format {tag[:-1]}, {told(range(FRAMES_VERSION, FRAMES_VERSION + 1))}")
+    return CodecError(f"whereabouts of {len(frame)} bytes cannot be read: {why}")

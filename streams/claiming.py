@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 
 from faust.types import TP
 
+from models.formats import FORMAT, OLDEST, told
 from state.store import Writes
 from streams.origin import ORIGIN, Origin
 from streams.step import Applied, Offsets, StartError
@@ -32,6 +33,10 @@ kafka-transactions.sh --bootstrap-server HOST:PORT find-hanging --broker-id ID -
 and end what it lists, then start again:
 kafka-transactions.sh --bootstrap-server HOST:PORT abort --topic TOPIC --partition NUMBER --start-offset OFFSET
 where it lists nothing, or that did not help: {ELSEWHERE}"""
+# The subkey of a partition under which the store keeps the latest format that anything in it may have; 1 where absent.
+FORMAT_KEY = b"format"
+FORMAT_FIX = """start the version of Touchstream that ran before, which reads this format; or give up the store:
+stop all workers, delete the keys of this prefix in Redis, and start: journeys are built again from the topics"""
 REPUBLISH = (
     "bring back the store or the group's offsets; or, to publish every credit again, `touchstream run --republish` once"
 )
@@ -52,7 +57,7 @@ class Claiming:
 
     `published` is where the stage's output lies, None where a repeat of it does no harm. `retention_ms`: how long
     before a conversion's record time a record of the first input can count for it; None where nothing is sealed.
-    `lazy`: see `Steps`.
+    `lazy`: see `Steps`. `state_format`: in which format this worker writes.
     """
 
     inputs: tuple[TP, ...]
@@ -62,6 +67,7 @@ class Claiming:
     lazy: frozenset[int] = frozenset()
     origin: Origin | None = None
     republish: bool = False
+    state_format: int = FORMAT
 
     @property
     def _partition(self) -> int:
@@ -72,9 +78,11 @@ class Claiming:
 
         Raises StartError where they do not belong together, StoreError, and what Kafka's client raises.
         """
-        made_from, trip = None, None
+        made_from, trip, number = None, None, None
         if text is not None:
-            made_from, trip = await self.store.load(self._partition, token, text, [ORIGIN, TRIP])
+            subkeys = [ORIGIN, TRIP, FORMAT_KEY]
+            made_from, trip, number = await self.store.load(self._partition, token, text, subkeys)
+            self._refuse_another_format(int(number or b"1"))
             self._refuse_another_log(made_from)
         committed = await consumer.offsets("committed", self.inputs)
         beginning = await consumer.offsets("beginning", self.inputs)
@@ -93,10 +101,24 @@ class Claiming:
                     f"group at {until[i]}; they do not belong together, or its offsets wait in a transaction",
                     HANGING,
                 )
+        puts = {}
         if self.origin is not None and (made_from is None or applied is not stored):
-            writes = Writes(puts={ORIGIN: self.origin.text()})
-            await self.store.save(self._partition, token, applied.text(), applied.text(), writes)
+            puts[ORIGIN] = self.origin.text()
+        # Before anything is written in it, so that no program that cannot read it ever begins.
+        if self.state_format > int((applied is stored and number) or b"1"):
+            puts[FORMAT_KEY] = b"%d" % self.state_format
+        if puts:
+            await self.store.save(self._partition, token, applied.text(), applied.text(), Writes(puts=puts))
         return Start(applied, until, None in done and text is not None, trip)
+
+    def _refuse_another_format(self, found: int) -> None:
+        """What was written in may be read by the programs of that format and the next only."""
+        if not OLDEST <= found <= FORMAT:
+            raise StartError(
+                f"partition {self._partition}: the store has state of format {found}, "
+                f"{told(range(OLDEST, FORMAT + 1))}",
+                FORMAT_FIX,
+            )
 
     def _refuse_another_log(self, made_from: bytes | None) -> None:
         """A store of before this was kept is taken as belonging here."""

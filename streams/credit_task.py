@@ -9,6 +9,7 @@ import asyncio
 import time
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from operator import attrgetter
 from typing import Any, TypeVar
 
@@ -16,7 +17,7 @@ from faust.types import TP
 
 from models.crediting import Event
 from models.facts import JourneyTouch
-from models.journey import BUCKET_MS, buckets, forward_key, key_of, state_key, touches_key
+from models.journey import BUCKET_MS, buckets, forward_key, key_of, state_key, state_writer, touches_key
 from models.moving import write_move
 from models.rules import Rules
 from state.recent import RecentConversions
@@ -24,6 +25,7 @@ from state.store import Writes
 from streams.claiming import Claiming
 from streams.deciding import Decided, Deciding, by_bucket, count_dead, count_filtered, group
 from streams.decode import Decoder, Taken, TakenMove
+from streams.following import Following
 from streams.gate import Gate, Held, Pace
 from streams.marks import Marks
 from streams.moves import Moves, read_pointer, together
@@ -67,23 +69,39 @@ class CreditTask(PartitionTask[Taken, Decided]):
         republish: bool = False,
         secret: bytes = b"",
         tells: bool = False,
+        following: Following | None = None,
     ) -> None:
         """`origin` is the log that the store must be made from; None takes any. `republish`: see `Claiming`.
 
         `secret`: what the settings have to make the marks of people who were forgotten with; empty: one is drawn.
         `tells`: whether there is an identity stage that wants to know of conversions that nobody has any more.
+        `following` says which policies were announced meanwhile; None: `rules` are those for good.
         """
         inputs = tuple(TP(topic, partition) for topic in (topics.touches, topics.conversions, topics.moves))
         claiming = Claiming(
-            inputs, TP(topics.credits, partition), store, rules.retention_ms, self.lazy, origin, republish
+            inputs,
+            TP(topics.credits, partition),
+            store,
+            rules.retention_ms,
+            self.lazy,
+            origin,
+            republish,
+            limits.state_format,
         )
         super().__init__(inputs, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
-        self._rules = rules
-        self._ttl_ms = rules.kept_ms
+        self._following = following
+        self._use(rules)
+        self._write_state = state_writer(limits.state_format)
         self._secret = secret
         self._tells = tells
         self._gate = Gate(limits.settle_ms, limits.held_max)
+
+    def _use(self, rules: Rules) -> None:
+        """From now on decide by these."""
+        self._rules = rules
+        self._ttl_ms = rules.kept_ms
+        self._claiming = replace(self._claiming, retention_ms=rules.retention_ms)
 
     @property
     def touches(self) -> TP:
@@ -186,6 +204,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
 
     async def _decide(self, taken: Taken, ends: Offsets, report: BatchReport) -> Decided:
         """Load the journeys that anything can change, and decide; all other touches are only appended."""
+        await self._follow(taken)
         started = time.perf_counter()
         events: dict[bytes, list[Event]] = {}
         for held in taken.conversions:
@@ -226,6 +245,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
                 decided,
                 report,
                 self._tells,
+                self._write_state,
             )
             width = 1 + len(span)
             for i, key in enumerate(order):
@@ -275,6 +295,15 @@ class CreditTask(PartitionTask[Taken, Decided]):
             await give_up(due, self._read_store, self.conversions, decided)
         if moves.forgetting:
             await self._waiting.forget(moves.forgetting, decided.writes)
+
+    async def _follow(self, taken: Taken) -> None:
+        """Know every policy that can count for what is decided."""
+        if self._following is not None:
+            times = [held.record_ms for held in taken.conversions] + [move.record_ms for move in taken.moves]
+            if times:
+                rules = await self._following.until(max(times))
+                if rules is not self._rules:
+                    self._use(rules)
 
     def _to_load(self, taken: Taken, events: Mapping[bytes, list[Event]]) -> dict[bytes, None]:
         keys = dict.fromkeys(events)
@@ -370,8 +399,10 @@ class CreditTask(PartitionTask[Taken, Decided]):
             moves.forgotten = {key for key, mark in zip(keys, marks, strict=True) if mark is not None}
 
     async def claim(self, consumer: Consumer) -> Mapping[TP, int]:
-        """As every task, and see that people who were forgotten are known as such."""
+        """As every task, and see that people who were forgotten are known as such, and all policies of those before."""
         starts = await super().claim(consumer)
+        if self._following is not None:
+            self._use(await self._following.again())
         if self._applied.forgotten:
             await self._marks.subkeys(())
         return starts

@@ -4,7 +4,7 @@ The decision itself is `models.crediting.decide`, a pure function. Here its argu
 gave, and what it answers becomes what is published, saved and counted.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from faust.types import TP
@@ -12,7 +12,16 @@ from faust.types import TP
 from models.crediting import Arrival, Event, Moved, Outcome, Source, decide, leave, stored
 from models.facts import JourneyTouch
 from models.forgetting import Forgotten, forget, forget_moved
-from models.journey import BUCKET_MS, frame_again, read_frames, read_state, state_key, touches_key, write_state
+from models.journey import (
+    BUCKET_MS,
+    JourneyState,
+    frame_again,
+    read_frames,
+    read_state,
+    state_key,
+    touches_key,
+    write_state,
+)
 from models.linking import forget_where
 from models.moving import Merge, write_move
 from models.outcome import Reason
@@ -55,6 +64,8 @@ class Deciding:
     report: BatchReport
     # Whether the identity stage is to be told of conversions that nobody has any more.
     tells: bool = False
+    # In the format that the settings name.
+    write_state: Callable[[JourneyState], bytes] = write_state
 
     def journey(
         self,
@@ -84,7 +95,7 @@ class Deciding:
         )
         writes = self.decided.writes
         if out.changed:
-            writes.puts[state_key(key)] = write_state(out.state)
+            writes.puts[state_key(key)] = self.write_state(out.state)
         if out.rewrite or journey.stored_duplicates:
             rewritten = {touches_key(b, key): blob for b, blob in by_bucket(out.touches).items()}
             writes.puts.update(rewritten)

@@ -13,7 +13,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from redis.exceptions import RedisError
 
-from models.journey import CodecError
+from models.formats import CodecError
 from models.linking import HOPS_MAX, NEW, IdState, Split, read_id, write_message
 from models.mail import id_subkey
 from models.splitting import next_incarnation

@@ -75,7 +75,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         """`inputs`: full names of links, identities, raw-touches and raw-conversions. `tell` gets the counts of each
         step that was published, which replayed ones are not."""
         places = tuple(TP(topic, partition) for topic in inputs)
-        claiming = Claiming(places, None, store, None, self.lazy, origin)
+        claiming = Claiming(places, None, store, None, self.lazy, origin, state_format=limits.state_format)
         super().__init__(places, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
         self._rules = rules

@@ -8,8 +8,8 @@ from redis.exceptions import RedisError
 from models.durations import DAY_MS
 from models.facts import JourneyTouch
 from models.forgetting import SECRET, Hashing
+from models.formats import CodecError
 from models.journey import (
-    CodecError,
     JourneyState,
     buckets,
     forward_key,

@@ -8,6 +8,7 @@ committed, records up to committed are taken in without output.
 import asyncio
 import logging
 import os
+import sys
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -16,9 +17,12 @@ from typing import Any
 
 from faust.types import TP
 
+from models.formats import UnknownFormat
+from models.rules import UnknownPolicy
 from state.store import Fenced, Lost, StoreError, Unreachable
 from streams.claiming import Claiming
-from streams.errors import EXIT_RESTART
+from streams.errors import EXIT_RESTART, render
+from streams.failures import block_of
 from streams.metrics import Position
 from streams.patience import Patience
 from streams.publish import Output, Refused, Superseded, Uncertain
@@ -27,7 +31,7 @@ from streams.step import Applied, Decided, Limits, StartError, Steps, Taken
 from streams.transport import Batch, Consumer
 from streams.tripwire import TRIP, TRIPPED, Tripped
 
-__all__ = ["Applied", "Limits", "PartitionTask", "StartError", "leave"]
+__all__ = ["Applied", "Limits", "PartitionTask", "StartError", "fail", "leave"]
 
 log = logging.getLogger("touchstream.processor")
 
@@ -152,6 +156,8 @@ class PartitionTask(Steps[Taken, Decided]):
             await self._commit_at_the_end()
         except (Fenced, Superseded, Uncertain) as exc:
             leave(f"partition {self.partition}: {exc!r}")
+        except (UnknownPolicy, UnknownFormat) as exc:
+            fail(exc)
         except Exception as exc:
             log.exception("partition %d stopped", self.partition)
             leave(f"partition {self.partition}: {exc!r}")
@@ -253,6 +259,14 @@ class PartitionTask(Steps[Taken, Decided]):
             else:
                 await consumer.reseek(self.partition, starts)
                 return
+
+
+def fail(why: Exception) -> None:
+    """End this process with the block of what only people can mend: a new start would come to the same end."""
+    block = block_of(why)
+    print(render(block), file=sys.stderr, flush=True)
+    logging.shutdown()
+    os._exit(block.exit_code)
 
 
 def leave(why: str) -> None:

@@ -36,6 +36,7 @@ from pydantic_settings import SettingsError as UnreadableVariable
 from models.attribution.registry import ModelTables
 from models.durations import DAY_MS, Duration
 from models.filters import Filters, FilterTables
+from models.formats import FORMAT, OLDEST
 from models.policy import AttributionTable, ConversionTables, Policy, compile_policy
 from streams.errors import SettingsError
 from streams.settings_sources import Layer, Loc, Merged, line_of, merge, nearest, nest, read_file
@@ -238,6 +239,20 @@ class IdentitySettings(Section):
     ids_max: Annotated[int, Field(ge=1, le=10_000)] = 50
 
 
+class StateSettings(Section):
+    """How state is written (`models/formats.py`). A later format is named when every worker can read it."""
+
+    format: int = OLDEST
+
+    @field_validator("format")
+    @classmethod
+    def _format(cls, value: int) -> int:
+        if not OLDEST <= value <= FORMAT:
+            known = " or ".join(map(str, range(OLDEST, FORMAT + 1)))
+            raise ValueError(f"this version of Touchstream writes format {known}; another one writes {value}")
+        return value
+
+
 class Settings(BaseSettings):
     """All sections. Built by `load_settings`, or with defaults by `Settings()`."""
 
@@ -259,6 +274,7 @@ class Settings(BaseSettings):
     web: WebSettings = WebSettings()
     credits: CreditsSettings = CreditsSettings()
     identity: IdentitySettings = IdentitySettings()
+    state: StateSettings = StateSettings()
 
     _merged: Merged = PrivateAttr(default_factory=Merged)
     _given: dict[str, Any] = PrivateAttr(default_factory=dict)

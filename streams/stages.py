@@ -1,17 +1,17 @@
 """The stages that a worker process can be: crediting, and before it, telling who is who."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
 
 from models.linking import Outcome as Linked
 from models.mail import IdentityRules
-from models.policy import Policy
 from models.rules import Rules
 from streams.app import Stage
 from streams.crash import crash_point
 from streams.credit_task import CreditTask
 from streams.decode import Decoder
+from streams.following import Following
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.identity_publish import RelayPublisher
@@ -26,17 +26,16 @@ Report = Callable[[BatchReport], None]
 
 
 def credit_stage(
-    settings: Settings, report: Report, earlier: Sequence[Policy] = (), origin: Origin | None = None
+    settings: Settings, report: Report, following: Following | None = None, origin: Origin | None = None
 ) -> Stage:
     """Touches, conversions and moves in, credits out.
 
-    `report` gets what each step did; `earlier` are policies that conversions were credited with before; `origin` is the
-    log as Kafka tells it, which the store must be made from.
+    `report` gets what each step did; `following` knows the policies that were announced, None gives all conversions
+    that of the settings; `origin` is the log as Kafka tells it, which the store must be made from.
     """
     topics = topics_of(settings)
     inputs = (topics.touches, topics.conversions, topics.moves)
     policy, group = settings.policy(), group_of(settings)
-    rules = Rules(policy, settings.processing.settle, earlier)
     decoder = Decoder(*inputs, policy.journey == "account", settings.compiled_filters())
     secret = settings.identity.email_key.get_secret_value().encode()
     crash, limits = crash_point(), _limits(settings)
@@ -56,7 +55,7 @@ def credit_stage(
             store,
             publisher,
             decoder,
-            rules,
+            Rules(policy, settings.processing.settle) if following is None else following.rules,
             limits,
             crash,
             report,
@@ -64,6 +63,7 @@ def credit_stage(
             republish,
             secret,
             settings.identity.enabled,
+            following,
         )
 
     return Stage(group, settings.kafka.prefix, inputs, new_part)
@@ -79,7 +79,11 @@ def identity_stage(
     policy = settings.policy()
     by_account = policy.journey == "account"
     rules = IdentityRules(
-        settings.identity.ids_max, policy.corrections_ms, policy.corrections_ms + policy.retention_ms, by_account
+        settings.identity.ids_max,
+        policy.corrections_ms,
+        policy.corrections_ms + policy.retention_ms,
+        by_account,
+        settings.state.format,
     )
     secret = settings.identity.email_key.get_secret_value().encode()
     decoder = RawDecoder(inputs, secret, by_account)
@@ -102,7 +106,15 @@ def identity_stage(
 
 def _limits(settings: Settings) -> Limits:
     p = settings.processing
-    return Limits(p.settle, p.step_records, p.held_max, p.commit_interval / 1000, p.retry_deadline / 1000, p.trip_wire)
+    return Limits(
+        p.settle,
+        p.step_records,
+        p.held_max,
+        p.commit_interval / 1000,
+        p.retry_deadline / 1000,
+        p.trip_wire,
+        settings.state.format,
+    )
 
 
 def _names(topics: Topics) -> dict[str, str]:

@@ -26,6 +26,7 @@ from typing import Any, Generic, NamedTuple, Protocol, Self, TypeVar
 
 from faust.types import TP
 
+from models.formats import FORMAT
 from state.store import Writes
 from streams.publish import DeadLetter, Output, Publisher
 from streams.report import BatchReport
@@ -76,7 +77,10 @@ class Applied(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Limits:
-    """How batches are cut and how long things wait; results depend on `settle_ms` only."""
+    """How batches are cut and how long things wait; results depend on `settle_ms` only.
+
+    `state_format`: in which format state is written (`models/formats.py`).
+    """
 
     settle_ms: int = 250
     step_records: int = 32_000
@@ -84,6 +88,7 @@ class Limits:
     commit_every_s: float = 5.0
     retry_s: float = 30.0
     trip_wire: bool = True
+    state_format: int = FORMAT
 
 
 class Decision(Protocol):

@@ -13,10 +13,13 @@ import subprocess
 import time
 from types import FrameType
 
+from aiokafka.errors import KafkaError
+
 from streams.errors import EXIT_CONNECT, EXIT_FINE, EXIT_RESTART
 from streams.preflight import preflight
 from streams.settings import Settings
 from streams.spawn import spawn
+from streams.topics import unreachable
 
 log = logging.getLogger("touchstream.supervisor")
 
@@ -140,9 +143,19 @@ class _Slot:
                 self._process.wait()
 
 
+async def _prepare(settings: Settings) -> None:
+    from streams import policies  # noqa: PLC0415  (what checks come first need not wait for it)
+
+    await preflight(settings)
+    try:
+        policies.refuse_outdated(settings, await policies.join(settings))
+    except (KafkaError, TimeoutError) as exc:
+        raise unreachable(settings, exc) from exc
+
+
 def run(settings: Settings, workers: int) -> int:
     """Supervise `workers` processes; the exit code of the command."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s %(message)s")
     logging.getLogger("aiokafka").setLevel(logging.ERROR)
-    asyncio.run(preflight(settings))
+    asyncio.run(_prepare(settings))
     return Supervisor(settings, workers).run()

@@ -20,15 +20,12 @@ from typing import Any
 
 import stamina
 from aiokafka.errors import KafkaError
-from redis.exceptions import RedisError
 
-from state.store import Unreachable
-from streams.claiming import ELSEWHERE
-from streams.errors import ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
-from streams.processor import StartError, leave
+from streams.errors import TouchstreamError, render
+from streams.failures import block_of
+from streams.processor import leave
 from streams.report import BatchReport
 from streams.settings import Settings
-from streams.transport import CoPartitioningError
 
 log = logging.getLogger("touchstream.worker")
 
@@ -101,8 +98,9 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
     """Start the app, wait for the end, and stop it in good order; the exit code."""
     from streams import watchdog  # noqa: PLC0415
     from streams.app import build_app  # noqa: PLC0415
+    from streams.following import Following  # noqa: PLC0415
     from streams.origin import read_origin  # noqa: PLC0415
-    from streams.policies import exchange  # noqa: PLC0415
+    from streams.policies import Reader, join  # noqa: PLC0415
     from streams.stages import credit_stage, identity_stage  # noqa: PLC0415
     from streams.watch import Watch  # noqa: PLC0415
 
@@ -113,12 +111,15 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
         totals.add(step)
         watch.report(step)
 
+    following = None
     try:
         origin = await read_origin(settings, name)
         if name == "identity":
             stage = identity_stage(settings, report, totals.add_linked, origin)
         else:
-            stage = credit_stage(settings, report, await exchange(settings), origin)
+            known = await join(settings)
+            following = Following(settings.policy(), settings.processing.settle, known, Reader(settings))
+            stage = credit_stage(settings, report, following, origin)
         app = build_app(settings, stage)
         await watch.start(settings.web, number, app.batch_owner, app.journeys)
     except (TouchstreamError, KafkaError, TimeoutError) as exc:
@@ -145,6 +146,8 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
             await app.batch_owner.close()
             await app.stop()
             await watch.stop()
+            if following is not None:
+                await following.close()
     except TimeoutError:
         leave(f"the worker did not stop within {processing.stop_deadline / 1000:g} s")
     watching.cancel()
@@ -169,18 +172,9 @@ def _stop_on_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 
 def _say(failure: BaseException) -> int:
     """Print the block of what ended the worker; its exit code."""
-    if isinstance(failure, (StartError, CoPartitioningError)):
-        fix = getattr(failure, "fix", "") or ELSEWHERE
-        failure = RunFailed("T222", "the worker cannot start on this state", why=str(failure), fix=fix)
-    elif isinstance(failure, Unreachable | RedisError):
-        failure = ConnectError("T302", "Redis does not answer", why=str(failure))
-    elif isinstance(failure, KafkaError | TimeoutError):
-        failure = ConnectError("T301", "Kafka does not answer", why=str(failure))
-    elif not isinstance(failure, TouchstreamError):
-        log.error("the worker failed", exc_info=failure)
-        failure = UnexpectedError.wrap(failure)
-    print(render(failure), file=sys.stderr, flush=True)
-    return failure.exit_code
+    block = block_of(failure)
+    print(render(block), file=sys.stderr, flush=True)
+    return block.exit_code
 
 
 def _end_with_supervisor() -> None:

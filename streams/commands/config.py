@@ -1,11 +1,22 @@
-"""`touchstream config check|show|schema`: is the file right, what holds, and what may stand there."""
+"""`touchstream config check|show|schema|policies`: is the file right, what holds, what may stand there, and what counts
+from when."""
 
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from streams.commands.common import AsJson, Assign, Config, print_json, print_rows, settings_from
+from streams.commands.common import (
+    AsJson,
+    Assign,
+    Broker,
+    Config,
+    Prefix,
+    print_json,
+    print_rows,
+    settings_from,
+    wait_for,
+)
 
 if TYPE_CHECKING:
     from streams.settings import Settings
@@ -57,6 +68,37 @@ def schema() -> int:
     from streams.settings import Settings  # noqa: PLC0415
 
     print_json({"$schema": "https://json-schema.org/draft/2020-12/schema", **Settings.model_json_schema()})
+    return 0
+
+
+@app.command()
+def policies(
+    broker: Broker = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: AsJson = False,
+) -> int:
+    """List the policies that were announced, and from which record time each counts."""
+    from models.times import format_time  # noqa: PLC0415
+    from streams.policies import look  # noqa: PLC0415
+
+    settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix)
+    found = wait_for(look(settings))
+    rows = [
+        {
+            "policy_version": each.version,
+            "effective_from": each.from_ms,
+            "state": state,
+            "policy": None if each.policy is None else each.policy.effective(),
+        }
+        for each, state in found
+    ]
+    if as_json:
+        print_json(rows)
+    else:
+        starts = ["the beginning" if each.from_ms == 0 else format_time(each.from_ms) for each, _ in found]
+        print_rows((each.version, at, state) for (each, state), at in zip(found, starts, strict=True))
     return 0
 
 

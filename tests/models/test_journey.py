@@ -6,9 +6,9 @@ import pytest
 
 from models import journey
 from models.facts import Conversion, JourneyTouch, Touch
+from models.formats import CodecError
 from models.journey import (
     BUCKET_MS,
-    CodecError,
     JourneyConversion,
     JourneyState,
     PendingCorrection,

@@ -137,6 +137,7 @@ class TestVersion:
                 "journey_touches_max": 9_999,
                 "currency": "EUR",
                 "lookback_by_touch_type": {"impression": "1d"},
+                "effective_from": "2026-12-01T00:00:00Z",
             }.items()
         ]
         assert {key for tables in other for key in tables["attribution"]} == set(AttributionTable.model_fields)

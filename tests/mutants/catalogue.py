@@ -12,6 +12,8 @@ CREDITING = "tests/models/test_crediting.py"
 PUBLISH = "tests/streams/test_publish.py"
 TRANSPORT = "tests/streams/test_transport.py"
 CAUGHT = "tests/mutants/test_caught.py"
+POLICIES = "tests/simulation/test_policies.py"
+FOLLOWING = "tests/streams/test_following.py"
 
 
 class Mutant(NamedTuple):
@@ -318,4 +320,54 @@ CORE = (
     ),
 )
 
-MUTANTS: tuple[Mutant, ...] = (*STORE, *STEP, *KAFKA, *CORE)
+# -- what changes over time: policies, and the format of state
+
+CHANGES = (
+    Mutant(
+        "policy-of-today",
+        "self._scheduled[bisect_right(self._starts_ms, record_ms)]",
+        "self._scheduled[-1]",
+        (f"{POLICIES}::test_the_policy_is_that_of_the_record_time_whoever_works",),
+    ),
+    Mutant(
+        "policies-of-the-start",
+        "await self._look(record_ms)",
+        "pass",
+        (
+            f"{POLICIES}::test_the_policy_is_that_of_the_record_time_whoever_works",
+            f"{FOLLOWING}::test_every_record_finds_its_policy_in_time",
+        ),
+    ),
+    Mutant(
+        "policies-looked-at-too-seldom",
+        "max(self._sure_ms, record_ms + SURE_MS)",
+        "max(self._sure_ms, record_ms + 2 * SURE_MS)",
+        (f"{FOLLOWING}::test_every_record_finds_its_policy_in_time",),
+    ),
+    Mutant(
+        "policies-not-looked-at-by-a-claim",
+        "self._use(await self._following.again())",
+        "pass",
+        (f"{FOLLOWING}::test_who_takes_over_knows_what_the_one_before_knew",),
+    ),
+    Mutant(
+        "policy-announced-too-late",
+        "if from_ms < now_ms + LEAD_MS:",
+        "if from_ms < now_ms - LEAD_MS:",
+        ("tests/models/test_schedule.py::TestAnnouncing::test_the_past_keeps_its_policies",),
+    ),
+    Mutant(
+        "any-format-claimed",
+        "if not OLDEST <= found <= FORMAT:",
+        "if not found:",
+        ("tests/streams/test_formats.py::test_a_fleet_goes_to_a_new_format_and_back",),
+    ),
+    Mutant(
+        "format-not-said",
+        """if self.state_format > int((applied is stored and number) or b"1"):""",
+        "if not self.state_format:",
+        ("tests/streams/test_formats.py::test_a_fleet_goes_to_a_new_format_and_back",),
+    ),
+)
+
+MUTANTS: tuple[Mutant, ...] = (*STORE, *STEP, *KAFKA, *CORE, *CHANGES)

@@ -163,8 +163,8 @@ def wanted_settings(topic: Topic, settings: Settings, keep_forever: bool = False
 def retention_ms(topic: Topic, settings: Settings) -> int:
     """How long a topic has to keep its records, in milliseconds.
 
-    Inputs: as long as a touch can still count for a conversion, because a lost Redis is rebuilt from them. Moves: longer
-    by `corrections`, as records of a person who was merged come in, and count, for that long after the merge.
+    Inputs: as long as a touch can still count for a conversion, because a lost Redis is rebuilt from them. Moves:
+    longer by `corrections`, as what comes for a person who was merged has to find the way for that long.
     """
     if topic.retention == "for ever":
         return FOREVER

@@ -232,6 +232,24 @@ def test_who_is_apart_is_refused_whoever_says_so(person_id: str, message: Said) 
     assert out.sends == []
 
 
+def test_a_device_of_a_user_who_is_split_goes_with_the_user() -> None:
+    """Also where its events came out under the user at once before, as a user has nobody above mostly."""
+
+    async def story(world: World) -> None:
+        world.put("identities", anonymous_id="a", user_id="u2")
+        await world.settle()
+        assert await see(world, "t1", anonymous_id="a") == "u2"
+        for user in ("u1", "u2"):
+            world.put("identities", email="bo@ex.com", user_id=user)
+        await world.settle()
+        assert (state_of(world, "anonymous:a").up, state_of(world, "u2").up) == ("u2", "u1")
+        send(world, Split("u2"))
+        await world.settle()
+        assert await see(world, "t2", anonymous_id="a") == "u2~2"
+
+    told(story)
+
+
 def test_a_correction_goes_where_its_conversion_is() -> None:
     """Conversions of before the split stay with the person, and are corrected there, whoever the record names."""
 

@@ -80,7 +80,7 @@ _raw_conversion = msgspec.json.Decoder(_RawConversionJson).decode
 _fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class RawEvent(msgspec.Struct, gc=False):
+class RawEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """A raw touch or conversion that is valid.
 
     `ids` are the person ids that it names, highest first; none for a correction that names nobody. `person` is to whom

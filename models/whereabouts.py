@@ -23,7 +23,11 @@ WAITING_MAX = 20
 
 class _Created(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}c", gc=False):
     person_id: str
-    account_id: str | None = None
+
+
+class _CreatedFor(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}a", gc=False):
+    person_id: str
+    account_id: str
 
 
 class _Done(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}d", gc=False):
@@ -34,7 +38,9 @@ class _Forgotten(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}f", gc=F
     pass
 
 
-_frames: msgspec.msgpack.Decoder[msgspec.Struct] = msgspec.msgpack.Decoder(_Created | Waits | _Done | _Forgotten)
+_frames: msgspec.msgpack.Decoder[msgspec.Struct] = msgspec.msgpack.Decoder(
+    _Created | _CreatedFor | Waits | _Done | _Forgotten
+)
 
 
 class Whereabouts(NamedTuple):
@@ -57,6 +63,8 @@ def read_whereabouts(blob: bytes | None) -> Whereabouts:
     for each in read_frames(blob, _frames):
         match each:
             case _Created():
+                person_id, account_id, waiting = each.person_id, None, []
+            case _CreatedFor():
                 person_id, account_id, waiting = each.person_id, each.account_id, []
             case Waits():
                 waiting.append(each.arrived())
@@ -90,7 +98,7 @@ def decide_whereabouts(
             waiting = in_time
         if isinstance(each, Where):
             person_id, account_id = each.person_id, each.account_id
-            frames.append(frame(_Created(person_id, account_id)))
+            frames.append(frame(_CreatedFor(person_id, account_id) if account_id else _Created(person_id)))
             for one in waiting:
                 _send_on(one, person_id, account_id, out)
         elif len(waiting) < WAITING_MAX:

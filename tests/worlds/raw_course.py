@@ -22,7 +22,7 @@ from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.step import Limits
 from tests.support import oracle_people
-from tests.support.oracle_people import Merge, canonical
+from tests.support.oracle_people import Merge, canonical, joined
 from tests.worlds import policies
 from tests.worlds.course import Course, note
 from tests.worlds.kafka import Kafka, LogRecord, RelayPublisher

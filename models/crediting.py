@@ -53,12 +53,13 @@ class Moved(NamedTuple):
 
 
 class Event(NamedTuple):
-    """A conversion record of this batch, with its bytes in case it must wait."""
+    """A conversion record of this batch, with its bytes in case it must wait; `partition` as in `PendingCorrection`."""
 
     conversion: Conversion
     key: bytes
     value: bytes
     headers: Sequence[tuple[str, bytes | None]]
+    partition: int | None = None
 
 
 class Publication(NamedTuple):
@@ -285,7 +286,7 @@ class _Decision:
         self._sort_by_record()
         self._count_moved(source)
         for waiting in move.events:
-            event = _as_event(waiting, move.person_id)
+            event = _as_event(waiting, move.person_id, move.partition)
             e = event.conversion
             if e.action != "create" and e.record_ms + self._waits_ms(e) < move.merged_ms:
                 out.dead.append((event, Reason.NO_CREATE, NEVER_CREATED))
@@ -509,7 +510,10 @@ class _Decision:
             if len(self._pending) >= PENDING_MAX:
                 out.dead.append((event, Reason.NO_CREATE, f"{PENDING_MAX} corrections wait for their create already"))
                 return
-            self._pending = [*self._pending, PendingCorrection(e, event.key, event.value, list(event.headers))]
+            self._pending = [
+                *self._pending,
+                PendingCorrection(e, event.key, event.value, list(event.headers), event.partition),
+            ]
             out.waiting.append((e.record_ms, e.offset))
             out.accepted += 1
             out.changed = True
@@ -736,13 +740,14 @@ def _by_record(c: JourneyConversion) -> tuple[int, list[int], int]:
     return c.record_ms, c.homes, c.offset
 
 
-def _as_event(waiting: PendingCorrection, person_id: str | None = None) -> Event:
-    """A record that waited or was sent on, of `person_id` where it has come to another one."""
+def _as_event(waiting: PendingCorrection, person_id: str | None = None, partition: int | None = None) -> Event:
+    """A record that waited or was sent on, of `person_id` where it has come to another one, from `partition`."""
     conversion = waiting.correction
     if person_id is not None:
         conversion = copy(conversion)
         conversion.person_id = person_id
-    return Event(conversion, waiting.key, waiting.value, waiting.headers)
+    lies = partition if waiting.partition is None else waiting.partition
+    return Event(conversion, waiting.key, waiting.value, waiting.headers, lies)
 
 
 def stored(blobs: Sequence[list[JourneyTouch]], state: JourneyState = EMPTY_STATE) -> Journey:

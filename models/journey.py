@@ -62,12 +62,16 @@ class JourneyConversion(msgspec.Struct, gc=False, array_like=True):
 
 
 class PendingCorrection(msgspec.Struct, gc=False, array_like=True):
-    """A correction that waits for its create, with the record's own bytes in case it ends as a dead letter."""
+    """A correction that waits for its create, with the record's own bytes in case it ends as a dead letter.
+
+    `partition`: where the record lies, None for that of the journey.
+    """
 
     correction: Conversion
     key: bytes
     value: bytes
     headers: list[tuple[str, bytes | None]]
+    partition: int | None = None
 
 
 class JourneyState(msgspec.Struct, gc=False, array_like=True):

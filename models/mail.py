@@ -8,10 +8,12 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+from models.accounts import decide_accounts, read_waiting
 from models.formats import FORMAT
 from models.linking import (
     HOPS_MAX,
     Arrived,
+    Belong,
     ForgetId,
     ForgetWhere,
     IdState,
@@ -25,9 +27,12 @@ from models.linking import (
     forget_others,
     id_writer,
     introduce,
+    is_somebody_else,
     read_id,
+    sever,
 )
 from models.outcome import Reason, shorten
+from models.raw import RawEvent
 from models.whereabouts import decide_whereabouts, forgotten_whereabouts, read_whereabouts
 
 NOBODY: Mapping[str, int] = {}
@@ -39,13 +44,15 @@ class IdentityRules:
 
     `wait_ms`: how long a correction waits for its conversion; `unread_ms`: how long a record can lie in a topic before
     it is read; both in record time. `kept_ms`: how long it is known whose a conversion is, longer than both together.
-    `state_format`: in which format ids are written (`models/formats.py`).
+    `by_account`: whether journeys are kept by account; see `models.accounts`. `state_format`: in which format ids are
+    written (`models/formats.py`).
     """
 
     ids_max: int
     wait_ms: int
     kept_ms: int
     unread_ms: int = 0
+    by_account: bool = False
     state_format: int = FORMAT
 
 
@@ -80,9 +87,10 @@ class Mail:
     What others own, and what ends here, is added to `out`.
     """
 
-    def __init__(self, owns: Callable[[str], bool], out: Outcome) -> None:
+    def __init__(self, owns: Callable[[str], bool], out: Outcome, by_account: bool = False) -> None:
         self._owns = owns
         self._out = out
+        self._by_account = by_account
         self._ids: dict[str, _ForId] = {}
         self._conversions: dict[str, _ForConversion] = {}
 
@@ -111,30 +119,51 @@ class Mail:
             for lower in ids[1:]:
                 self._out.tell(introduce(ids[0], lower, record_ms), record_ms)
 
+    def belongs(self, person_id: str, account_id: str, record_ms: int) -> None:
+        """Take the account of a person; it goes over `links`, as what is kept of ids follows from these alone."""
+        self._out.tell(Belong(person_id, account_id, record_ms), record_ms)
+
     def event(self, arrived: Arrived) -> None:
         """Take a raw event; one that somebody else owns is passed on to there."""
         event = arrived.event
         person = event.person
-        place = conversion_key(event.conversion_id) if person is None else person
         is_own = event.ids[:1] == (person,)
+        named = None if is_own else person
+        if event.action and self._goes_by_conversion(event):
+            person = None
+        place = conversion_key(event.conversion_id) if person is None else person
         # Whoever has mail is owned here: that is cheaper to see, and most come more than once.
         if place not in self._ids and not self._owns(place):
             if event.hops < HOPS_MAX:
-                self._out.pass_on(arrived, place, None if is_own else person)
+                self._out.pass_on(arrived, place, named)
             else:
                 message = f"passed on {event.hops} times, last to the owner of {shorten(place)!r}"
                 self._out.dead.append((arrived, Reason.TOO_MANY_HOPS, message))
-        elif person is None:
+            return
+        # One that a lower owner sent up has told of its ids there.
+        if is_own and len(event.ids) > 1:
+            self.people(event.ids, arrived.record_ms)
+        if person is None:
             self._for_conversion(place).corrections.append(arrived)
         else:
-            # One that a lower owner sent up has told of its ids there.
-            if is_own and len(event.ids) > 1:
-                self.people(event.ids, arrived.record_ms)
             self._for_id(person).events.append(arrived)
+
+    def _goes_by_conversion(self, event: RawEvent) -> bool:
+        """Whether a correction goes where its conversion is, though it may name somebody.
+
+        By account that is the account of then; and whoever was split from a person has conversions here and there.
+        """
+        if event.action == "create" or event.found:
+            return False
+        by_account = self._by_account and event.account_id is None
+        return by_account or event.person == conversion_key(event.conversion_id)
 
     def subkeys(self) -> list[bytes]:
         """What has to be read before `decide`."""
-        return [id_subkey(each) for each in self._ids] + [conversion_subkey(each) for each in self._conversions]
+        ids = [id_subkey(each) for each in self._ids]
+        if self._by_account:
+            ids += [waiting_subkey(each) for each in self._ids]
+        return ids + [conversion_subkey(each) for each in self._conversions]
 
     def ids(self) -> list[str]:
         """The ids that are spoken of."""
@@ -147,15 +176,24 @@ class Mail:
 
         `blobs` are what the store has under `subkeys`, in that order; `forgotten` the `ids` that were, and when.
         """
-        out, write_id = self._out, id_writer(rules.state_format)
-        for (person_id, mail), blob in zip(self._ids.items(), blobs, strict=False):
-            state = read_id(blob)
-            if mail.forget is not None or person_id in forgotten:
-                yield self._without(person_id, mail, state, forgotten.get(person_id), rules)
-                continue
-            new = decide_id(person_id, state, mail.messages, mail.named, mail.events, rules.ids_max, out)
-            yield None if new is state else Change(id_subkey(person_id), write_id(new), append=False)
-        for (key, about), blob in zip(self._conversions.items(), blobs[len(self._ids) :], strict=True):
+        out, count, write_id = self._out, len(self._ids), id_writer(rules.state_format)
+        waiting: Sequence[bytes | None] = blobs[count : 2 * count] if self._by_account else [None] * count
+        for (person_id, mail), blob, waits in zip(self._ids.items(), blobs[:count], waiting, strict=True):
+            stored = state = read_id(blob)
+            said, forget = mail.messages, mail.forget
+            if forget is not None or person_id in forgotten:
+                if forget is not None and person_id not in forgotten:
+                    state = self._decided(person_id, state, said, rules)
+                if forget is None or person_id in forgotten or not is_somebody_else(forget, state):
+                    yield from self._without(person_id, mail, state, waits, forgotten.get(person_id))
+                    continue
+                state, said = sever(forget, state), mail.late
+            state = self._decided(person_id, state, said, rules, mail)
+            yield None if state is stored else Change(id_subkey(person_id), write_id(state), append=False)
+            if self._by_account and (mail.events or waits):
+                yield self._waiting(person_id, mail.events, state, waits, rules)
+        told = blobs[(2 if self._by_account else 1) * count :]
+        for (key, about), blob in zip(self._conversions.items(), told, strict=True):
             known = read_whereabouts(blob)
             if about.forgotten or known.forgotten:
                 out.dropped += [*known.waiting, *about.corrections]
@@ -165,17 +203,37 @@ class Mail:
             frames = decide_whereabouts(known, about.told, about.corrections, rules.wait_ms, out)
             yield Change(conversion_subkey(key), frames, append=True) if frames else None
 
-    def _without(
-        self, person_id: str, mail: _ForId, state: IdState, at: int | None, rules: IdentityRules
+    def _decided(
+        self, person_id: str, state: IdState, said: Sequence[Said], rules: IdentityRules, mail: _ForId | None = None
+    ) -> IdState:
+        """What messages make of an id, and with `mail` all else that there is for it."""
+        named = NOBODY if mail is None else mail.named
+        events = () if mail is None or self._by_account else mail.events
+        return decide_id(person_id, state, said, named, events, rules.ids_max, self._out, self._by_account)
+
+    def _waiting(
+        self, person_id: str, events: Sequence[Arrived], state: IdState, blob: bytes | None, rules: IdentityRules
     ) -> Change | None:
+        """Send events on to their account; those whose account is not known wait."""
+        frames = decide_accounts(person_id, state, blob, events, rules.wait_ms, self._out)
+        if frames is None:
+            return None if blob is None else Change(waiting_subkey(person_id), None, append=False)
+        return Change(waiting_subkey(person_id), frames, append=True) if frames else None
+
+    def _without(
+        self, person_id: str, mail: _ForId, state: IdState, waits: bytes | None, at: int | None
+    ) -> Iterator[Change]:
         """Decide an id that is to be forgotten, or was already: `at`."""
-        out, said, change = self._out, [*mail.messages, *mail.late], None
+        out, said = self._out, [*mail.messages, *mail.late]
         if at is None and mail.forget is not None:
-            forget_id(mail.forget, decide_id(person_id, state, mail.messages, {}, (), rules.ids_max, out), out)
-            at, said, change = mail.forget.at, mail.late, Change(id_subkey(person_id), None, append=False)
+            forget_id(mail.forget, state, out)
+            at, said = mail.forget.at, mail.late
+            yield Change(id_subkey(person_id), None, append=False)
+        if waits is not None:
+            out.dropped += read_waiting(waits)
+            yield Change(waiting_subkey(person_id), None, append=False)
         forget_others(at or 0, said, mail.named, out)
         out.dropped += mail.events
-        return change
 
     def _for_id(self, person_id: str) -> _ForId:
         found = self._ids.get(person_id)
@@ -193,6 +251,11 @@ class Mail:
 def id_subkey(person_id: str) -> bytes:
     """Where what is kept of an id lies."""
     return b"i:" + person_id.encode()
+
+
+def waiting_subkey(person_id: str) -> bytes:
+    """Where the events of an id that wait for its account lie."""
+    return b"a:" + person_id.encode()
 
 
 def conversion_subkey(key: str) -> bytes:

@@ -113,6 +113,11 @@ class Reason(StrEnum):
         "The record names an e-mail address, and there is no secret to hash it with. Set `identity.email_key` once, "
         "keep it, and retry the dead letters.",
     )
+    NO_ACCOUNT = (
+        "no-account",
+        "Journeys are kept by account, and neither the record nor an Identify of its person names one. Send account_id "
+        "with either, and retry it.",
+    )
     TOO_MANY_HOPS = (
         "too-many-hops",
         "The record was passed on from partition to partition and never reached the owner of its id. Check that all "

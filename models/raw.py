@@ -38,7 +38,7 @@ Kind = Literal["touches", "conversions"]
 Header = tuple[str, bytes | None]
 
 # Headers of records on their way between owners; nobody else writes them, and they never leave the stage.
-HOPS, PERSON = "touchstream-hops", "touchstream-person"
+HOPS, PERSON, FOUND = "touchstream-hops", "touchstream-person", "touchstream-found"
 # Stands for the person while a record that names none is checked.
 NOBODY = "?"
 
@@ -77,14 +77,16 @@ class _IdentifyJson(msgspec.Struct, gc=False):
 _identify = msgspec.json.Decoder(_IdentifyJson).decode
 _raw_touch = msgspec.json.Decoder(_RawTouchJson).decode
 _raw_conversion = msgspec.json.Decoder(_RawConversionJson).decode
+_fields = msgspec.json.Decoder(dict[str, msgspec.Raw]).decode
 
 
-class RawEvent(msgspec.Struct, gc=False):
+class RawEvent(msgspec.Struct, omit_defaults=True, gc=False):
     """A raw touch or conversion that is valid.
 
     `ids` are the person ids that it names, highest first; none for a correction that names nobody. `person` is to whom
     it goes: the highest of them, or whom an earlier owner sent it to; None where that has yet to be found out.
     `rekeyed` is the JSON for the crediting stage under that person. `conversion_id` and `action` are empty for touches.
+    `account_id` is what the record itself says. `found`: a correction that was sent on by whoever knows its conversion.
     """
 
     kind: Kind
@@ -94,6 +96,8 @@ class RawEvent(msgspec.Struct, gc=False):
     hops: int
     conversion_id: str = ""
     action: Action | Literal[""] = ""
+    account_id: str | None = None
+    found: bool = False
 
 
 class Route(NamedTuple):
@@ -101,6 +105,7 @@ class Route(NamedTuple):
 
     hops: int = 0
     person: str | None = None
+    found: bool = False
 
 
 def decode_raw(
@@ -132,18 +137,20 @@ def decode_people(value: bytes | None, record_ms: int, email_key: bytes) -> tupl
 
 def route_of(headers: Sequence[Header]) -> Route:
     """How far a record has come, and to whom it was sent; Rejected where that is no id."""
-    hops, person = 0, None
+    hops, person, found = 0, None, False
     for name, content in headers:
         if name == HOPS and content is not None and content.isdigit() and len(content) < 6:
             hops = int(content)
         elif name == PERSON and content is not None:
             person = _sent_to(content)
-    return Route(hops, person)
+        elif name == FOUND:
+            found = True
+    return Route(hops, person, found)
 
 
 def own_headers(headers: Sequence[Header]) -> list[Header]:
     """The headers that the record's producer wrote."""
-    return [header for header in headers if header[0] not in (HOPS, PERSON)]
+    return [header for header in headers if header[0] not in (HOPS, PERSON, FOUND)]
 
 
 def renamed(person: str, other: str) -> Callable[[bytes], bytes | None]:
@@ -201,7 +208,11 @@ def _quick(kind: Kind, value: bytes, route: Route, record_ms: int, email_key: by
         if j.event_id and len(j.event_id) > ID_BYTES_MAX:
             raise ValueError("event_id too long")
     _prove(j, amount, record_ms)
-    return RawEvent(kind, ids, person, _rekeyed(j), route.hops, conversion_id, action)
+    account_id = j.account_id
+    if account_id:
+        # As it is a key under account journeys, it is written as the crediting stage compares it.
+        j.account_id = account_id = None if account_id.isspace() else clean_id(account_id)
+    return RawEvent(kind, ids, person, _rekeyed(j), route.hops, conversion_id, action, account_id or None, route.found)
 
 
 def _quick_people(value: bytes, record_ms: int, email_key: bytes) -> tuple[str, ...]:
@@ -267,8 +278,19 @@ def _by_contract(kind: Kind, value: bytes | None, route: Route, record_ms: int, 
     rekeyed = _rekeyed(fields)
     if isinstance(record, RawConversion):
         conversion_id, action = record.conversion_id, record.action or "create"
-        return RawEvent(kind, ids, person, rekeyed, route.hops, conversion_id, action)
-    return RawEvent(kind, ids, person, rekeyed, route.hops)
+        return RawEvent(kind, ids, person, rekeyed, route.hops, conversion_id, action, record.account_id, route.found)
+    return RawEvent(kind, ids, person, rekeyed, route.hops, account_id=record.account_id)
+
+
+def of_account(rekeyed: bytes, person_id: str, account_id: str) -> bytes:
+    """The JSON of an event under its person and account; Rejected where that is too large."""
+    fields = _fields(rekeyed)
+    fields |= {"person_id": _raw_text(person_id), "account_id": _raw_text(account_id)}
+    return _rekeyed(fields)
+
+
+def _raw_text(text: str) -> msgspec.Raw:
+    return msgspec.Raw(_encode(text))
 
 
 def _rekeyed(fields: object) -> bytes:

@@ -12,28 +12,22 @@ from typing import NamedTuple
 
 import msgspec
 
-from models.formats import CodecError, UnknownFormat, told
+from models.accounts import to_account
 from models.linking import Arrived, Outcome, Where
 from models.outcome import Reason
-from models.raw import RawEvent
+from models.waiting import FRAMES_VERSION, Waits, frame, read_frames, waits
 
 # Corrections of one conversion that wait; no order is refunded so often before it is known.
 WAITING_MAX = 20
-FRAMES_VERSION = 1
-_LENGTH_BYTES = 4
 
 
 class _Created(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}c", gc=False):
     person_id: str
 
 
-class _Waits(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}w", gc=False):
-    offset: int
-    record_ms: int
-    key: bytes | None
-    value: bytes
-    headers: list[tuple[str, bytes | None]]
-    event: RawEvent
+class _CreatedFor(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}a", gc=False):
+    person_id: str
+    account_id: str
 
 
 class _Done(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}d", gc=False):
@@ -44,42 +38,41 @@ class _Forgotten(msgspec.Struct, array_like=True, tag=f"{FRAMES_VERSION}f", gc=F
     pass
 
 
-_decode = msgspec.msgpack.Decoder(_Created | _Waits | _Done | _Forgotten).decode
-_pack = msgspec.msgpack.Encoder().encode
+_frames: msgspec.msgpack.Decoder[msgspec.Struct] = msgspec.msgpack.Decoder(
+    _Created | _CreatedFor | Waits | _Done | _Forgotten
+)
 
 
 class Whereabouts(NamedTuple):
-    """For whom a conversion was created, None while that is not known, and the corrections that wait for it."""
+    """For whom a conversion was created, None while that is not known, and the corrections that wait for it.
+
+    `account_id`: in whose journey it is, where journeys are kept by account.
+    """
 
     person_id: str | None = None
     waiting: tuple[Arrived, ...] = ()
     forgotten: bool = False
+    account_id: str | None = None
 
 
 def read_whereabouts(blob: bytes | None) -> Whereabouts:
     """What is known of a conversion; nothing where there is no blob."""
     person_id: str | None = None
+    account_id: str | None = None
     waiting: list[Arrived] = []
-    at, end = 0, len(blob or b"")
-    while blob and at < end:
-        start = at + _LENGTH_BYTES
-        at = start + int.from_bytes(blob[start - _LENGTH_BYTES : start], "big")
-        try:
-            frame = _decode(blob[start:at])
-        except msgspec.MsgspecError as exc:
-            raise _unreadable(blob[start:at], exc) from exc
-        match frame:
+    for each in read_frames(blob, _frames):
+        match each:
             case _Created():
-                person_id, waiting = frame.person_id, []
-            case _Waits():
-                waiting.append(
-                    Arrived(frame.event, frame.offset, frame.record_ms, frame.key, frame.value, frame.headers)
-                )
+                person_id, account_id, waiting = each.person_id, None, []
+            case _CreatedFor():
+                person_id, account_id, waiting = each.person_id, each.account_id, []
+            case Waits():
+                waiting.append(each.arrived())
             case _Done():
                 waiting = []
             case _Forgotten():
                 return Whereabouts(forgotten=True)
-    return Whereabouts(person_id, tuple(waiting))
+    return Whereabouts(person_id, tuple(waiting), account_id=account_id)
 
 
 def decide_whereabouts(
@@ -90,27 +83,27 @@ def decide_whereabouts(
     The first create counts. A correction waits at most `wait_ms` of record time; that it waited for longer shows when
     the next record of this conversion comes, or when `give_up` is asked.
     """
-    person_id, waiting = known.person_id, known.waiting
+    person_id, account_id, waiting = known.person_id, known.account_id, known.waiting
     frames: list[bytes] = []
     news: list[tuple[int, int, Where | Arrived]] = [(where.at, 0, where) for where in told]
     news += [(arrived.record_ms, 1, arrived) for arrived in corrections]
     for now_ms, _, each in sorted(news, key=lambda one: one[:2]):
         if person_id is not None:
             if isinstance(each, Arrived):
-                out.pass_on(each, person_id, person_id)
+                _send_on(each, person_id, account_id, out)
             continue
         in_time = tuple(one for one in waiting if one.record_ms + wait_ms >= now_ms)
         if len(in_time) < len(waiting):
             frames += _refuse(waiting, in_time, wait_ms, out)
             waiting = in_time
         if isinstance(each, Where):
-            person_id = each.person_id
-            frames.append(_frame(_Created(person_id)))
+            person_id, account_id = each.person_id, each.account_id
+            frames.append(frame(_CreatedFor(person_id, account_id) if account_id else _Created(person_id)))
             for one in waiting:
-                out.pass_on(one, person_id, person_id)
+                _send_on(one, person_id, account_id, out)
         elif len(waiting) < WAITING_MAX:
             waiting = (*waiting, each)
-            frames.append(_frame(_kept(each)))
+            frames.append(frame(waits(each)))
             out.waiting += 1
             out.began.append((each.record_ms, each.offset, each.event.conversion_id.encode()))
         else:
@@ -132,35 +125,23 @@ def give_up(known: Whereabouts, until_ms: int, wait_ms: int, out: Outcome) -> by
 
 def forgotten_whereabouts() -> bytes:
     """The frames of a conversion whose person was forgotten, in place of all that was known of it."""
-    return _frame(_Forgotten())
+    return frame(_Forgotten())
 
 
 def _refuse(waiting: Iterable[Arrived], left: Iterable[Arrived], wait_ms: int, out: Outcome) -> list[bytes]:
     """Those that are not `left` become dead letters; the frames that say so."""
     out.dead += [(one, Reason.NO_CREATE, _in_vain(wait_ms)) for one in waiting if one not in left]
-    return [_frame(_Done()), *(_frame(_kept(one)) for one in left)]
-
-
-def _unreadable(frame: bytes, why: Exception) -> CodecError:
-    """A frame begins with its format and kind, as in `1c`."""
-    try:
-        tag = msgspec.msgpack.decode(frame)[0]
-    except (msgspec.MsgspecError, TypeError, LookupError, ValueError):
-        tag = None
-    if isinstance(tag, str) and tag[:-1].isdecimal() and int(tag[:-1]) != FRAMES_VERSION:
-        return UnknownFormat(f"whereabouts are of format {tag[:-1]}, {told(range(FRAMES_VERSION, FRAMES_VERSION + 1))}")
-    return CodecError(f"whereabouts of {len(frame)} bytes cannot be read: {why}")
+    return [frame(_Done()), *(frame(waits(one)) for one in left)]
 
 
 def _in_vain(wait_ms: int) -> str:
     return f"waited {wait_ms} ms for its conversion, which never came"
 
 
-def _kept(arrived: Arrived) -> _Waits:
-    a = arrived
-    return _Waits(a.offset, a.record_ms, a.key, a.value, list(a.headers), a.event)
-
-
-def _frame(frame: msgspec.Struct) -> bytes:
-    packed = _pack(frame)
-    return len(packed).to_bytes(_LENGTH_BYTES, "big") + packed
+def _send_on(correction: Arrived, person_id: str, account_id: str | None, out: Outcome) -> None:
+    if account_id is not None:
+        # Whose it is may have changed since; in which journey it is, has not.
+        to_account(correction, person_id, account_id, out)
+        return
+    correction.event.found = True
+    out.pass_on(correction, person_id, person_id)

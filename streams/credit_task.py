@@ -200,7 +200,8 @@ class CreditTask(PartitionTask[Taken, Decided]):
         )
 
     def _flags(self, taken: Taken, dead: Sequence[DeadLetter]) -> list[bool]:
-        return flags_of(taken, dead, self.touches.topic, self.conversions.topic)
+        own = [letter for letter in dead if letter.partition == self.partition]
+        return flags_of(taken, own, self.touches.topic, self.conversions.topic)
 
     # -- deciding
 

@@ -158,6 +158,8 @@ class Deciding:
 
     def _dead(self, event: Event, reason: Reason, message: str) -> DeadLetter:
         topic, partition = self.conversions
+        if event.partition is not None:
+            partition = event.partition
         offset = event.conversion.offset
         return DeadLetter(topic, partition, offset, event.key, event.value, event.headers, reason, message, "decide")
 

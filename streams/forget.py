@@ -28,7 +28,7 @@ from state.keys import APPLIED, prefix
 from state.route import Route
 from streams import published
 from streams.errors import ConnectError, RunFailed, UsageError
-from streams.identities import email_key_of
+from streams.identities import email_key_of, present_id
 from streams.journeys import partitions_with
 from streams.murmur import partition_of
 from streams.published import Say
@@ -110,6 +110,9 @@ async def forget(settings: Settings, person_id: str, wait_s: float | None, say: 
     Raises ConnectError, and RunFailed where topics are missing or it is not done in time.
     """
     inputs, places = await _topics(settings)
+    if len(inputs) > 1:
+        # What an id was before it was split from somebody is that person's.
+        person_id = await present_id(settings, person_id)
     request = uuid.uuid4().hex
     asked = Asked(person_id, request)
     async with published.consumer(settings) as reader, _uncommitted(settings) as raw:

@@ -26,7 +26,7 @@ from models.whereabouts import give_up, read_whereabouts
 from state.store import TTL_MAX_MS, Writes
 from streams.batches import owner_of
 from streams.claiming import Claiming
-from streams.identity_decode import IDENTITIES, LINKS, RAW_CONVERSIONS, RAW_TOUCHES, RawDecoder, TakenRaw
+from streams.identity_decode import IDENTITIES, LINKS, RAW_CONVERSIONS, RAW_TOUCHES, OfAccount, RawDecoder, TakenRaw
 from streams.identity_publish import Relayed
 from streams.marks import Marks
 from streams.origin import Origin
@@ -110,13 +110,16 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         started = time.perf_counter()
         output, out = self._output(), Outcome()
         partition, partitions = self.partition, self._owned_by().partitions(self.inputs[LINKS].topic)
-        mail = Mail(lambda text: owner_of(text, partitions) == partition, out)
+        mail = Mail(lambda text: owner_of(text, partitions) == partition, out, self._rules.by_account)
         self._sort(taken, mail, output)
         subkeys = mail.subkeys()
         blobs = await self._load(subkeys) if subkeys else []
         report.stage("load", started)
         started = time.perf_counter()
         writes = Writes(append_ttl_ms=min(self._rules.kept_ms, TTL_MAX_MS))
+        if self._rules.by_account:
+            # What waits for an account lives as long as its latest event may wait.
+            writes.renew_below_ms = min(self._rules.wait_ms, writes.append_ttl_ms)
         forgotten = await self._forgotten_of(mail.ids())
         for i, change in enumerate(mail.decide(blobs, self._rules, forgotten)):
             if i % YIELD_EVERY == YIELD_EVERY - 1:
@@ -197,6 +200,9 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
                 match item.what:
                     case DeadLetter():
                         output.dead.append(item.what)
+                    case OfAccount(ids, account_id):
+                        mail.people(ids, item.record_ms)
+                        mail.belongs(ids[0], account_id, item.record_ms)
                     case tuple():
                         mail.people(item.what, item.record_ms)
                     case _:

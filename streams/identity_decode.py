@@ -4,7 +4,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
-from models.linking import Arrived, Message, decode_message
+from msgspec.structs import replace
+
+from models.events import decode_identify
+from models.linking import Arrived, Message, Split, decode_message
 from models.outcome import Rejected
 from models.raw import decode_people, decode_raw, own_headers
 from streams.publish import DeadLetter
@@ -13,7 +16,17 @@ from streams.publish import DeadLetter
 LINKS, IDENTITIES, RAW_TOUCHES, RAW_CONVERSIONS = range(4)
 
 People = tuple[str, ...]
-What = Message | People | DeadLetter
+
+
+@dataclass(frozen=True, slots=True)
+class OfAccount:
+    """The ids of an Identify, highest first, and the account that it names."""
+
+    ids: People
+    account_id: str
+
+
+What = Message | People | OfAccount | DeadLetter
 
 
 class Item(NamedTuple):
@@ -54,8 +67,10 @@ class TakenRaw:
 class RawDecoder:
     """Decodes the records of the four topics; an empty `email_key` refuses those that name an e-mail address."""
 
-    def __init__(self, topics: Sequence[str], email_key: bytes) -> None:
-        """`topics`: full names of links, identities, raw-touches and raw-conversions."""
+    def __init__(self, topics: Sequence[str], email_key: bytes, by_account: bool = False) -> None:
+        """`topics`: full names of links, identities, raw-touches and raw-conversions. `by_account`: whether the account
+        of an Identify is read, too."""
+        self._by_account = by_account
         self._topics = tuple(topics)
         self._email_key = email_key
 
@@ -79,11 +94,19 @@ class RawDecoder:
             add(item)
 
     def _message(self, r: Any) -> Item:
-        return Item(r.offset, r.timestamp, decode_message(r.key, r.value))
+        message = decode_message(r.key, r.value)
+        if isinstance(message, Split) and not message.at:
+            # What was said before and after it is told apart by the broker's clock, as record times are.
+            message = replace(message, at=r.timestamp)
+        return Item(r.offset, r.timestamp, message)
 
     def _people(self, r: Any) -> Item:
         # A compacted topic has tombstones. What an Identify said has been taken in, and stays.
         people = () if r.value is None else decode_people(r.value, r.timestamp, self._email_key)
+        if people and self._by_account:
+            account_id = decode_identify(r.value, r.timestamp).account_id
+            if account_id is not None:
+                return Item(r.offset, r.timestamp, OfAccount(people, account_id))
         return Item(r.offset, r.timestamp, people)
 
     def _touch(self, r: Any) -> Arrived:

@@ -18,8 +18,12 @@ import msgspec
 from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
 from aiokafka.structs import TopicPartition
 
+from models.accounts import read_waiting
 from models.journey import read_frames, read_state, unique
+from models.linking import Arrived
 from models.outcome import Reason
+from models.raw import own_headers
+from models.whereabouts import read_whereabouts
 from streams import embedded, files, topics
 from streams.errors import ConnectError, RunFailed
 from streams.options import ReplayOptions
@@ -36,6 +40,7 @@ POLL_S = 0.01
 COMMIT_EVERY_MS = 200
 READ_RECORDS = 20_000
 SENT_AHEAD = 20_000
+REASON = "touchstream-reason"
 
 
 class Line(msgspec.Struct):
@@ -126,6 +131,9 @@ async def _replay(run: _Run) -> None:
         if options.identities is not None:
             _resolve(run)
             await _send(run, options.identities, lambda line: (names.identities, _identity_key(line)))
+            if by_account:
+                # The account of an event is the one that is known when it comes: here, the last one.
+                await _processed(run, names.identities)
         run.summary.touches = await _send(
             run, options.touches, lambda line: _place(run, line, names.touches, names.raw_touches, by_account)
         )
@@ -138,6 +146,8 @@ async def _replay(run: _Run) -> None:
         await _processed(run, names.conversions)
         totals = [await _stop(worker) for worker in run.workers]
         stored_duplicates, waiting = await _look_into(store)
+        for reader in run.readers[1:]:
+            waiting += await _left_over(reader.keys)
         credits = await _read(run, names.credits)
         dead = await _read(run, names.dead_letters)
         _write(run, credits, [*dead, *waiting])
@@ -206,13 +216,10 @@ def _place(run: _Run, line: bytes, topic: str, raw: str, by_account: bool) -> tu
         ids = _line(line)
     except (msgspec.MsgspecError, ValueError):
         return topic, None
-    if by_account:
-        owner = ids.account_id
-    elif ids.is_raw:
+    if ids.is_raw or (by_account and not ids.account_id and run.options.identities is not None):
         _resolve(run)
         return raw, None
-    else:
-        owner = ids.person_id
+    owner = ids.account_id if by_account else ids.person_id
     return topic, None if owner is None else owner.strip().encode()
 
 
@@ -285,13 +292,27 @@ async def _look_into(store: ReplayKeys) -> tuple[int, list[Published]]:
             touches.setdefault(subkey.split(b":", 2)[2], []).append(blob)
         elif subkey.startswith(b"c:"):
             waiting += [
-                Published(p.key, p.value, [*p.headers, ("touchstream-reason", Reason.NO_CREATE.value.encode())])
+                Published(p.key, p.value, [*p.headers, (REASON, Reason.NO_CREATE.value.encode())])
                 for p in read_state(blob).pending
             ]
     for blobs in touches.values():
         frames = [touch for blob in blobs for touch in read_frames(blob)]
         duplicates += len(frames) - len(unique(frames))
     return duplicates, waiting
+
+
+async def _left_over(store: ReplayKeys) -> list[Published]:
+    """Raw events whose account nobody named, and corrections whose create never came."""
+    found: list[tuple[Arrived, Reason]] = []
+    async for subkey, blob in store.values():
+        if subkey.startswith(b"a:"):
+            found += [(each, Reason.NO_ACCOUNT) for each in read_waiting(blob)]
+        elif subkey.startswith(b"w:"):
+            found += [(each, Reason.NO_CREATE) for each in read_whereabouts(blob).waiting]
+    return [
+        Published(each.key, each.value, [*own_headers(each.headers), (REASON, reason.value.encode())])
+        for each, reason in found
+    ]
 
 
 # -- out

@@ -77,11 +77,13 @@ def identity_stage(
     inputs = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
     group = group_of(settings, "identity")
     policy = settings.policy()
+    by_account = policy.journey == "account"
     wait_ms, unread_ms = policy.corrections_ms, policy.retention_ms + TOPICS_MARGIN_MS
     kept_ms = wait_ms + unread_ms + MARGIN_MS
-    rules = IdentityRules(settings.identity.ids_max, wait_ms, kept_ms, unread_ms, settings.state.format)
+    ids_max, state_format = settings.identity.ids_max, settings.state.format
+    rules = IdentityRules(ids_max, wait_ms, kept_ms, unread_ms, by_account, state_format)
     secret = settings.identity.email_key.get_secret_value().encode()
-    decoder = RawDecoder(inputs, secret)
+    decoder = RawDecoder(inputs, secret, by_account)
     crash, limits = crash_point(), _limits(settings)
 
     def new_part(partition: int, store: Any) -> IdentityTask:

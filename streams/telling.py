@@ -224,7 +224,13 @@ def identity(found: Document) -> list[str]:
     if not found["complete"]:
         lines.append("and more, which are not shown")
     for each in ids:
+        if each["account_id"]:
+            lines.append(f"{shown(each['id'])} belongs to the account {shown(each['account_id'])}")
+        if each["apart"]:
+            others = ", ".join(short(shown(one)) for one in each["apart"])
+            lines.append(f"{shown(each['id'])} was split, and is not to be linked with: {others}")
         if each["refused"]:
             last = ", ".join(short(shown(one["id"])) for one in each["refused_last"])
-            lines.append(f"{shown(each['id'])} refused {each['refused']} ids (identity.ids_max), the last: {last}")
+            why = "identity.ids_max, or a split"
+            lines.append(f"{shown(each['id'])} refused {each['refused']} ids ({why}), the last: {last}")
     return lines

@@ -34,7 +34,7 @@ DEAD_LETTER_BYTES = INPUT_BYTES + 64 * 1024
 OUTPUT_BYTES = 1024 * 1024 + 12  # Kafka's own default, stated so that a lower one of the cluster shows up
 
 Cleanup = Literal["delete", "compact", "compact,delete"]
-Retention = Literal["inputs", "for ever", "credits", "dead-letters", "none"]
+Retention = Literal["inputs", "moves", "for ever", "credits", "dead-letters", "none"]
 Kind = Literal["missing", "partitions", "config"]
 
 
@@ -55,7 +55,7 @@ class Topic:
 TABLE = (
     Topic("touches", "person_id", "delete", "inputs", co_partitioned=True),
     Topic("conversions", "person_id", "delete", "inputs", co_partitioned=True),
-    Topic("moves", "person_id", "delete", "inputs", co_partitioned=True),
+    Topic("moves", "person_id", "delete", "moves", co_partitioned=True),
     Topic("raw-touches", "any id", "delete", "inputs", co_partitioned=True),
     Topic("raw-conversions", "any id", "delete", "inputs", co_partitioned=True),
     Topic("identities", "all ids of the record", "compact", co_partitioned=True),
@@ -163,7 +163,8 @@ def wanted_settings(topic: Topic, settings: Settings, keep_forever: bool = False
 def retention_ms(topic: Topic, settings: Settings) -> int:
     """How long a topic has to keep its records, in milliseconds.
 
-    Inputs: as long as a touch can still count for a conversion, because a lost Redis is rebuilt from them.
+    Inputs: as long as a touch can still count for a conversion, because a lost Redis is rebuilt from them. Moves:
+    longer by `corrections`, as what comes for a person who was merged has to find the way for that long.
     """
     if topic.retention == "for ever":
         return FOREVER
@@ -171,7 +172,9 @@ def retention_ms(topic: Topic, settings: Settings) -> int:
         return settings.credits.retention
     if topic.retention == "dead-letters":
         return DEAD_LETTERS_MS
-    return settings.policy().retention_ms + TOPICS_MARGIN_MS
+    policy = settings.policy()
+    longer_ms = policy.corrections_ms if topic.retention == "moves" else 0
+    return policy.retention_ms + longer_ms + TOPICS_MARGIN_MS
 
 
 def compare(settings: Settings, cluster: Cluster, partitions: int | None = None) -> list[Difference]:

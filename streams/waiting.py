@@ -164,7 +164,8 @@ async def give_up(due: dict[bytes, int], read: Read, conversions: TP, decided: D
         left = [p for p in state.pending if p.correction.record_ms > until_ms]
         writes.puts[subkey] = write_state(JourneyState(state.version, state.conversions, left, state.dropped_ms))
         for p in late:
-            place = (*conversions, p.correction.offset, p.key, p.value, p.headers)
+            lies = conversions.partition if p.partition is None else p.partition
+            place = (conversions.topic, lies, p.correction.offset, p.key, p.value, p.headers)
             decided.output.dead.append(DeadLetter(*place, Reason.NO_CREATE, NEVER_CREATED, "decide"))
 
 

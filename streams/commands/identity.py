@@ -1,4 +1,4 @@
-"""`touchstream identity show`: who an id is, and which other ids are the same person's."""
+"""`touchstream identity`: who an id is, which other ids are the same person's, and taking a wrong link back."""
 
 from typing import TYPE_CHECKING, Annotated
 
@@ -19,12 +19,9 @@ from streams.commands.common import (
 if TYPE_CHECKING:
     from streams.settings import Settings
 
+DEADLINE = "60s"
+
 app = typer.Typer(no_args_is_help=True, help="Who is who: the ids of a person.")
-
-
-@app.callback()
-def _group() -> None:
-    """One command so far; it keeps its name."""
 
 
 @app.command()
@@ -54,6 +51,46 @@ def show(
         print_json(person.document())
     else:
         typer.echo("\n".join(lines(person.document())))
+    return 0
+
+
+@app.command()
+def split(
+    identifier: Annotated[
+        str, typer.Argument(metavar="ID", help="A user_id, anonymous:<anonymous_id>, email:<hash>, or see --email.")
+    ],
+    *,
+    email: Annotated[bool, typer.Option("--email", help="ID is an e-mail address; needs identity.email_key.")] = False,
+    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the workers have done it.")] = True,
+    deadline: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = DEADLINE,
+    broker: Broker = None,
+    redis: Redis = None,
+    prefix: Prefix = None,
+    config: Config = None,
+    assign: Assign = None,
+    as_json: AsJson = False,
+) -> int:
+    """Take a wrong link back: from now on, the id is not that of the person it was linked to.
+
+    Later events of it are somebody's own, under a new person id (`anonymous:9f3c~2`), and nothing links that to the
+    person again. What the id had brought to the person stays there. There is no way back. See docs/identity.md.
+    """
+    from models.durations import parse_duration  # noqa: PLC0415
+    from streams.errors import UsageError  # noqa: PLC0415
+    from streams.identities import split as ask  # noqa: PLC0415
+
+    settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix, redis__url=redis)
+    try:
+        wait_s = parse_duration(deadline) / 1000 if wait else None
+    except ValueError as error:
+        raise UsageError("T118", "this is no duration", f"--deadline {deadline}", str(error)) from error
+    done = wait_for(ask(settings, _hashed(identifier, settings) if email else identifier, wait_s))
+    if as_json:
+        print_json(done._asdict())
+    elif done.done:
+        typer.echo(f"split: {done.person_id} is {done.now} from now on, and not {done.former}")
+    else:
+        typer.echo(f"asked: {done.person_id} is split from {done.former} as soon as the workers read it")
     return 0
 
 

@@ -1,6 +1,7 @@
 """Raw events through the identity stage: who is who, journeys that move, credits that follow."""
 
 import asyncio
+import contextlib
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -60,12 +61,13 @@ class Live:
         return found
 
 
-@pytest.fixture
-def live(tmp_path: Path) -> Iterator[Live]:
+@contextlib.contextmanager
+def running(folder: Path, config_text: str) -> Iterator[Live]:
+    """The product over an embedded broker and Redis; both stages run."""
     from streams import embedded  # noqa: PLC0415  (needs the demo extra, which the slow suite does not)
 
-    config = tmp_path / "touchstream.toml"
-    config.write_text(CONFIG)
+    config = folder / "touchstream.toml"
+    config.write_text(config_text)
     with embedded.broker() as kafka, embedded.valkey() as redis:
         settings = load_settings(config, {"kafka.broker": kafka.url, "redis.url": redis.url})
         asyncio.run(apply(settings))
@@ -73,6 +75,12 @@ def live(tmp_path: Path) -> Iterator[Live]:
         with product.running("run", *where, env={"TOUCHSTREAM_IDENTITY__EMAIL_KEY": KEY}) as command:
             yield Live(settings, where, command.check_alive)
             assert product.stop(command.process) == 0, command.said()
+
+
+@pytest.fixture
+def live(tmp_path: Path) -> Iterator[Live]:
+    with running(tmp_path, CONFIG) as found:
+        yield found
 
 
 def test_a_person_is_found_out_and_everything_follows(live: Live) -> None:

@@ -40,7 +40,7 @@ from models.linking import (
 from models.mail import IdentityRules, Mail
 from models.moving import Merge, read_move
 from models.outcome import Reason, Rejected
-from models.raw import HOPS, PERSON, Header, decode_raw
+from models.raw import FOUND, HOPS, PERSON, Header, decode_raw
 from models.whereabouts import WAITING_MAX, Whereabouts, decide_whereabouts, read_whereabouts
 
 SEED = 20_261_122
@@ -488,7 +488,7 @@ def test_corrections_wait_for_their_conversion() -> None:
     assert [json.loads(send.value)["value"] for out in outs for send in out.sends] == ["1", "2", "3"]
     for send in [send for out in outs for send in out.sends]:
         assert (send.topic, send.key) == ("raw-conversions", b"u1")
-        assert send.headers == [("traceparent", b"00"), (HOPS, b"1"), (PERSON, b"u1")]
+        assert send.headers == [("traceparent", b"00"), (HOPS, b"1"), (PERSON, b"u1"), (FOUND, b"1")]
 
 
 def test_the_first_create_counts() -> None:

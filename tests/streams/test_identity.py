@@ -152,7 +152,7 @@ class Worker:
             INPUTS,
             memory,
             self.publisher,  # type: ignore[arg-type]
-            RawDecoder(INPUTS, KEY),
+            RawDecoder(INPUTS, KEY, rules.by_account),
             rules,
             Limits(commit_every_s=3_600.0),
             self._at,
@@ -230,7 +230,9 @@ class World:
             for key in self._stored(partition):
                 del self.memory.data[key]
             if self.rng.random() < 0.5:
-                self.memory.data.update(self.snapshots.get(partition, {}))
+                for key, value in self.snapshots.get(partition, {}).items():
+                    self.memory.data[key] = value
+                    self.memory.expires_ms.setdefault(key, 1 << 53)
         fresh = Worker(self.kafka, self.memory, partition, self.rules)
         await fresh.claim()
         self.replays += fresh.task.replaying

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from models.facts import JourneyTouch
-from models.journey import JourneyConversion, forward_key
+from models.facts import Conversion, JourneyTouch
+from models.journey import JourneyConversion, PendingCorrection, forward_key
 from models.moving import Merge, Move, MovedConversion
 from models.outcome import Reason
 from state.keys import prefix
@@ -618,3 +618,26 @@ def test_whatever_order_they_come_in_the_credits_are_the_oracles(runner: asyncio
     story = Story(seed)
     runner.run(story.run())
     check(story.desk, story.into, story.attribution)
+
+
+def test_a_dead_letter_of_a_record_that_was_sent_on_says_where_it_lies(runner: asyncio.Runner) -> None:
+    """A correction from another partition that comes too late, or waits in vain, is named with that partition."""
+
+    async def story() -> None:
+        desk = await claimed()
+
+        def sent_on(offset: int, record_ms: int) -> None:
+            correction = Conversion("never", ANN, record_ms, action="retract", record_ms=record_ms, offset=offset)
+            waiting = PendingCorrection(correction, ANN.encode(), b"{}", [])
+            desk.move(Move(UMA, ANN, 5, events=[waiting], merged_ms=desk.now_ms))
+
+        sent_on(11, desk.now_ms - 91 * DAY_MS)
+        sent_on(12, desk.now_ms)
+        await rest(desk)
+        desk.now_ms += 91 * DAY_MS
+        desk.conversion("other", person_id=UMA)
+        await rest(desk)
+        found = [(letter.reason, letter.topic, letter.partition, letter.offset) for letter in desk.kafka.dead]
+        assert found == [(Reason.NO_CREATE, CONVERSIONS.topic, 5, offset) for offset in (11, 12)]
+
+    runner.run(story())

@@ -67,6 +67,13 @@ def test_retention_of_inputs_follows_the_policy() -> None:
     assert wanted_settings(TABLE[0], settings, keep_forever=True)["retention.ms"] == "-1"
 
 
+def test_merges_are_known_for_longer_than_what_they_moved() -> None:
+    """A merge outlives the touches of its time by as long as corrections are taken."""
+    settings = load_settings(None, {"attribution.lookback": "60d", "attribution.corrections": "100d"}, {})
+    kept = {topic.name: wanted_settings(topic, settings).get("retention.ms", "") for topic in TABLE}
+    assert int(kept["moves"]) - int(kept["touches"]) == 100 * DAY_MS
+
+
 def test_a_cluster_as_the_table_says_has_no_differences() -> None:
     """Nothing to do is nothing found, whatever the number of partitions."""
     settings = Settings()

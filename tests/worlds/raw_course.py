@@ -2,7 +2,8 @@
 
 The oracle is told what lies in touches, conversions and moves, at the record times it has there. That these hold each
 raw record once, under one of its person's ids, and that merges connect exactly those ids that belong together, is
-looked at on its own.
+looked at on its own. In some worlds ids are split from who they were found to be: then merges may connect less, and
+never those who were split with whom they were split from.
 """
 
 import json
@@ -12,15 +13,16 @@ from collections.abc import Callable, Iterator
 from typing import Any
 from unittest import mock
 
-from models.linking import Outcome
+from models.linking import Outcome, Split, write_message
 from models.mail import IdentityRules
+from models.splitting import next_incarnation
 from state.memory import MemoryStore
 from streams import identity, settling
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.step import Limits
 from tests.support import oracle_people
-from tests.support.oracle_people import Merge, canonical
+from tests.support.oracle_people import Merge, canonical, joined
 from tests.worlds import policies
 from tests.worlds.course import Course, note
 from tests.worlds.kafka import Kafka, LogRecord, RelayPublisher
@@ -29,6 +31,8 @@ from tests.worlds.world import DAY_MS, EMAIL_KEY, IDS, Arrival, World
 
 INPUTS = ("links", "identities", "raw-touches", "raw-conversions")
 FACTS = ("touches", "conversions", "moves")
+# In how many worlds wrong links are taken back, and how often there, in splits a quiet point.
+WITH_SPLITS, SPLITS = 0.4, 0.03
 
 
 class RawCourse(Course):
@@ -40,6 +44,9 @@ class RawCourse(Course):
         self._stages.insert(0, _identities(self.kafka, of, self._rng, self.linked))
         self._noted = Counter[str]()
         self._merges: list[Merge] = []
+        self._has_splits = self._rng.random() < WITH_SPLITS
+        self._splits: list[tuple[str, str]] = []
+        self._created: set[str] = set()
 
     def run(self) -> Counter[str]:
         with (
@@ -50,10 +57,33 @@ class RawCourse(Course):
             seen = super().run()
         self._check_ids()
         self._check_events()
+        seen["splits"] += len(self._splits)
         return seen
 
     def _arrivals(self) -> Iterator[list[Arrival]]:
-        return self.world.raw()
+        for part in self.world.raw():
+            if self._has_splits and self._merges and part and self._rng.random() < SPLITS:
+                self._split(self._rng.choice(self._merges), part[0].record_ms)
+            yield self._without_copies(part) if self._has_splits else part
+
+    def _without_copies(self, part: list[Arrival]) -> list[Arrival]:
+        """Of each conversion the first create: one before a split and one after it are two people's, and both count."""
+        kept = []
+        for arrival in part:
+            created = arrival.record.get("conversion_id") if "action" not in arrival.record else None
+            if created is None or created not in self._created:
+                kept.append(arrival)
+            if created is not None:
+                self._created.add(created)
+        return kept
+
+    def _split(self, merge: Merge, at: int) -> None:
+        """What the merge connected is asked to be two again, unless it was already."""
+        present = merge.lower
+        if not any(present == lower for lower, _ in self._splits):
+            key, value = write_message(Split(present))
+            self.kafka.append("links", key, value, at)
+            self._splits.append((present, merge.higher))
 
     def _came(self, arrival: Arrival, record: LogRecord) -> None:
         """Nothing is known of it before it has been resolved."""
@@ -71,6 +101,9 @@ class RawCourse(Course):
 
     def _check_ids(self) -> None:
         """Merges connect what the records say is one person, and nothing else."""
+        if self._splits:
+            self._check_splits()
+            return
         named = [oracle_people.person_of(arrival.record, EMAIL_KEY) for part in self.world.raw() for arrival in part]
         first: dict[str, Merge] = {}
         for merge in self._merges:
@@ -79,6 +112,17 @@ class RawCourse(Course):
         for person_id, highest in canonical([ids for ids in named if ids]).items():
             top = found.get(person_id, person_id)
             assert top == highest, f"{person_id} is {top}, not {highest}"
+
+    def _check_splits(self) -> None:
+        """Who was split has not come together again, and merges connect nobody whom no record does."""
+        named = [oracle_people.person_of(arrival.record, EMAIL_KEY) for part in self.world.raw() for arrival in part]
+        canon = canonical([ids for ids in named if ids])
+        for lower, higher in self._splits:
+            now = joined(next_incarnation(lower), self._merges)
+            assert higher not in now, f"{lower} was split from {higher}, and is linked to it again: {now}"
+        for merge in self._merges:
+            one, other = (canon[each.partition("~")[0]] for each in (merge.lower, merge.higher))
+            assert one == other, f"{merge} connects strangers"
 
     def _check_events(self) -> None:
         """Each raw record lies once in touches or conversions, but for corrections that found no conversion."""

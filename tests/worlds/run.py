@@ -32,6 +32,7 @@ ENOUGH = {
     "restated": 100_000,
     "tombstones": 100_000,
     "merged": 50_000,
+    "splits": 300,
     "moved": 10_000,
     "touches_duplicate": 20_000,
     "conversions_duplicate": 20_000,

@@ -27,6 +27,7 @@ from streams.gate import Gate, Held, Pace
 from streams.marks import Marks
 from streams.moves import Moves, read_pointer, together
 from streams.origin import Origin
+from streams.plain import PlainCredits
 from streams.processor import IDLE_WAIT_S, PartitionTask
 from streams.publish import DeadLetter, Publisher
 from streams.report import BatchReport
@@ -79,6 +80,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         self._decoder = decoder
         self._rules = rules
         self._ttl_ms = rules.kept_ms
+        self._plain = PlainCredits(rules)
         self._secret = secret
         self._tells = tells
         self._gate = Gate(limits.settle_ms, limits.held_max)
@@ -221,6 +223,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
                 decided,
                 report,
                 self._tells,
+                self._plain,
             )
             width = 1 + len(span)
             for i, key in enumerate(order):

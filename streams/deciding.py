@@ -12,13 +12,24 @@ from faust.types import TP
 from models.crediting import Arrival, Event, Moved, Outcome, Source, decide, leave, stored
 from models.facts import JourneyTouch
 from models.forgetting import Forgotten, forget, forget_moved
-from models.journey import BUCKET_MS, frame_again, read_frames, read_state, state_key, touches_key, write_state
+from models.journey import (
+    BUCKET_MS,
+    JourneyState,
+    frame_again,
+    read_frames,
+    read_state,
+    state_key,
+    touches_key,
+    write_state,
+)
 from models.linking import forget_where
 from models.moving import Merge, write_move
 from models.outcome import Reason
 from models.rules import Rules
 from state.store import Writes
+from streams.compiled import CompiledOutput
 from streams.decode import HeldFiltered, Taken, TakenTouch
+from streams.plain import PlainCredits
 from streams.publish import DeadLetter, Output
 from streams.report import BatchReport
 
@@ -53,6 +64,8 @@ class Deciding:
     report: BatchReport
     # Whether the identity stage is to be told of conversions that nobody has any more.
     tells: bool = False
+    # Who writes the credits of plain conversions, where the output is a compiled one.
+    plain: PlainCredits | None = None
 
     def journey(
         self,
@@ -64,7 +77,10 @@ class Deciding:
         moved: Sequence[Moved],
     ) -> None:
         """Decide one journey. `blobs` are its state and its touches in the buckets of `span`, None where absent."""
-        journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
+        state = read_state(blobs[0])
+        if len(events) == 1 and not moved and self._credit_plain(key, state, blobs, arrivals, events[0]):
+            return
+        journey = stored([read_frames(blob) for blob in blobs[1:] if blob], state)
         new = read_frames(b"".join([frame for *_, frame in arrivals])) if arrivals else []
         out = decide(
             journey,
@@ -102,6 +118,42 @@ class Deciding:
             self.decided.accepted += [(key, m.conversion.occurred_ms) for m in move.conversions]
             self.decided.accepted += [(key, e.correction.occurred_ms) for e in move.events]
         self._count(out, journey.stored_duplicates, events)
+
+    def _credit_plain(
+        self,
+        key: bytes,
+        state: JourneyState,
+        blobs: Sequence[bytes | None],
+        arrivals: Sequence[TakenTouch],
+        event: Event,
+    ) -> bool:
+        """What `journey` does, for a conversion whose credits the compiled part can write; False for all others."""
+        plain, output = self.plain, self.decided.output
+        if plain is None or self.replaying or not isinstance(output, CompiledOutput) or not plain.takes(state, event):
+            return False
+        credited = plain.credit(output, state, blobs, arrivals, event, self.revision)
+        if credited is None:
+            return False
+        conversion, credits_count, mismatched = credited
+        writes = self.decided.writes
+        writes.puts[state_key(key)] = write_state(
+            JourneyState(conversions=[*state.conversions, conversion], pending=[])
+        )
+        if arrivals:
+            by_bucket: dict[int, list[bytes]] = {}
+            for _, record_ms, _, _, frame in arrivals:
+                by_bucket.setdefault(record_ms // BUCKET_MS, []).append(frame)
+            for bucket, frames in by_bucket.items():
+                writes.appends[touches_key(bucket, key)] = b"".join(frames)
+        self.decided.accepted.append((key, conversion.occurred_ms))
+        report = self.report
+        report.touches_accepted += len(arrivals)
+        report.conversions_accepted += 1
+        report.credited += 1
+        report.credits += credits_count
+        report.mismatched += mismatched
+        report.credited_at.append((conversion.occurred_ms, conversion.record_ms))
+        return True
 
     def leaves(self, key: bytes, blobs: Sequence[bytes | None], span: range, merge: Merge, record_ms: int) -> None:
         """Send a journey on to the person it belongs to; `blobs` as in `journey`."""

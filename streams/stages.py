@@ -9,12 +9,14 @@ from models.mail import IdentityRules
 from models.policy import Policy
 from models.rules import Rules
 from streams.app import Stage
+from streams.compiled import CompiledPublisher
 from streams.crash import crash_point
 from streams.credit_task import CreditTask
 from streams.decode import Decoder
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.identity_publish import RelayPublisher
+from streams.native import load
 from streams.origin import Origin
 from streams.publish import Publisher
 from streams.report import BatchReport
@@ -37,18 +39,15 @@ def credit_stage(
     inputs = (topics.touches, topics.conversions, topics.moves)
     policy, group = settings.policy(), group_of(settings)
     rules = Rules(policy, settings.processing.settle, earlier)
-    decoder = Decoder(*inputs, policy.journey == "account", settings.compiled_filters())
+    native = load(settings.processing.native)
+    decoder = Decoder(*inputs, policy.journey == "account", settings.compiled_filters(), native)
     secret = settings.identity.email_key.get_secret_value().encode()
     crash, limits = crash_point(), _limits(settings)
 
     def new_part(partition: int, store: Any) -> CreditTask:
-        publisher = Publisher(
-            settings.kafka.client_options(),
-            f"{settings.kafka.prefix}.credit.{partition}",
-            group,
-            _names(topics),
-            crash,
-        )
+        client, name = settings.kafka.client_options(), f"{settings.kafka.prefix}.credit.{partition}"
+        given = (client, name, group, _names(topics), crash)
+        publisher = Publisher(*given) if native is None else CompiledPublisher(*given, native)
         republish = settings.processing.republish
         return CreditTask(
             partition,

@@ -25,6 +25,7 @@ from redis.exceptions import RedisError
 from state.store import Unreachable
 from streams.claiming import ELSEWHERE
 from streams.errors import ConnectError, RunFailed, TouchstreamError, UnexpectedError, render
+from streams.native import describe
 from streams.processor import StartError, leave
 from streams.report import BatchReport
 from streams.settings import Settings
@@ -114,6 +115,7 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
         if name == "identity":
             stage = identity_stage(settings, report, totals.add_linked, origin)
         else:
+            log.info("hot path: %s", describe(settings.processing.native))
             stage = credit_stage(settings, report, await exchange(settings), origin)
         app = build_app(settings, stage)
         await watch.start(settings.web, number, app.batch_owner, app.journeys)

@@ -1,0 +1,164 @@
+"""Plain conversions, whose credits the compiled part writes: which they are, and what it has to know.
+
+A conversion is plain where it is new, waits for nothing and changes nothing that was published, and where its policy
+has no rules for paths but lookback and lateness. That is nearly every conversion under the default policy. Of the rest
+nothing is decided here: `models.crediting` does, which is also what the tests hold this against.
+"""
+
+import struct
+from collections.abc import Sequence
+
+from models.attribution.base import AttributionModel
+from models.attribution.custom import Custom
+from models.attribution.linear import Linear
+from models.attribution.participation import Participation
+from models.attribution.position_based import PositionBased
+from models.attribution.single import Single
+from models.attribution.time_decay import TimeDecay
+from models.crediting import OPEN_CONVERSIONS_MAX, Event, Source, kept_ms, new_conversion
+from models.facts import Conversion, JourneyTouch
+from models.journey import JourneyConversion, JourneyState
+from models.rules import Rules
+from streams.compiled import CompiledOutput
+from streams.decode import TakenTouch
+from streams.native import Window
+
+# The same bounds stand in native/c: journeys.h (touches, times) and numbers.h (weights).
+TOUCHES_MAX = 500
+WEIGHTS_MAX = 1 << 63
+HALF_LIFE_MAX_MS = 1 << 52
+# Rows are kept by the number of touches; a thousand numbers of twenty touches and five attribution models fit.
+ROWS_BYTES_MAX = 16 << 20
+
+Rows = tuple[bytes | None, ...]
+
+
+class PlainCredits:
+    """Writes the credits of plain conversions under one policy."""
+
+    def __init__(self, rules: Rules) -> None:
+        policy = rules.policy
+        self._rules = rules
+        self._is_plain = _is_plain(rules)
+        self._lateness_ms = rules.lateness_of(policy)
+        self._touches_max = min(TOUCHES_MAX, policy.max_touches, policy.journey_touches_max)
+        self._models = tuple(map(_told, policy.models))
+        self._rows: dict[int, Rows] = {}
+        self._rows_bytes = 0
+
+    def takes(self, state: JourneyState, event: Event) -> bool:
+        """Whether this conversion record is plain in a journey with this state, as far as its touches do not say."""
+        e, policy = event.conversion, self._rules.policy
+        if not self._is_plain or e.action != "create" or state.pending or state.dropped_ms >= 0:
+            return False
+        if not policy.credited(e.type) or e.type in policy.first_types:
+            return False
+        return not state.conversions or self._is_new(state.conversions, e)
+
+    def _is_new(self, conversions: Sequence[JourneyConversion], e: Conversion) -> bool:
+        first = conversions[0]
+        if first.record_ms + kept_ms(self._rules, first) < e.record_ms or len(conversions) >= OPEN_CONVERSIONS_MAX:
+            return False  # the first may have to be let go of, or this one refused
+        ids, event_id = {c.conversion_id for c in conversions}, e.event_id
+        return e.conversion_id not in ids and (event_id is None or not any(event_id in c.seen for c in conversions))
+
+    def credit(
+        self,
+        output: CompiledOutput,
+        state: JourneyState,
+        blobs: Sequence[bytes | None],
+        arrivals: Sequence[TakenTouch],
+        event: Event,
+        revision: int,
+    ) -> tuple[JourneyConversion, int, int] | None:
+        """Write the credits of a conversion that `takes` allows; None, and nothing written, where its touches do not.
+
+        Gives the conversion to keep, the number of credits, and how many sets of them do not add up.
+        """
+        e, policy = event.conversion, self._rules.policy
+        c = new_conversion(e, policy)
+        _, encoder = self._rules.of(policy.version)
+        arguments = (
+            Window(
+                max((known.occurred_ms for known in state.conversions), default=-1),
+                e.record_ms - policy.retention_ms,
+                e.record_ms + self._lateness_ms,
+                e.occurred_ms - policy.lookback_max_ms(e.type),
+                e.occurred_ms,
+            ),
+            self._touches_max,
+            output.packed_headers(Source("conversions", e.offset, e.record_ms)),
+            *encoder.around_length(c, revision),
+            e.conversion_id.encode(),
+            list(blobs),
+            list(arrivals),
+            self._models,
+        )
+        native, batches = output.native, output.batches
+        written = native.credit(batches, e.record_ms, c.value_micros, *arguments, self._rows)
+        if isinstance(written, int) and self._make_rows(written):
+            written = native.credit(batches, e.record_ms, c.value_micros, *arguments, self._rows)
+        if written is None or isinstance(written, int):
+            return None
+        output.wrote(written[0])
+        return c, *written
+
+    def _make_rows(self, count: int) -> bool:
+        """Keep the rows of `count` touches; False where the compiled part cannot reckon with these weights."""
+        try:
+            rows = tuple(rows_of(each, count) for each in self._rules.policy.models)
+        except OverflowError:
+            return False
+        size = sum(len(each) for each in rows if each is not None)
+        if self._rows_bytes + size > ROWS_BYTES_MAX:
+            self._rows.clear()
+            self._rows_bytes = 0
+        self._rows[count] = rows
+        self._rows_bytes += size
+        return True
+
+
+def rows_of(attribution_model: AttributionModel, count: int) -> bytes | None:
+    """What depends on the number of touches only, as native/c/credits.h reads it; OverflowError where it cannot.
+
+    int64 number of rows, uint64 total, uint64 weight of each touch; then of each touch with a weight uint32 place,
+    uint32 size and uint32 size of two texts, and these: what stands before the micros, and behind them. None for a time
+    decay of more than one touch.
+    """
+    if isinstance(attribution_model, TimeDecay) and count > 1:
+        return None
+    weighing = attribution_model.weigh([_SOME_TOUCH] * count, 0)
+    if weighing.total >= WEIGHTS_MAX:
+        raise OverflowError(f"weights that add up to {weighing.total}")
+    rows = []
+    for place, (weight, share, reason) in enumerate(
+        zip(weighing.weights, weighing.shares, weighing.reasons, strict=True)
+    ):
+        if weight:
+            before, behind = f'"share":{share!r},"value_micros":'.encode(), f',"reason":"{reason}"}}'.encode()
+            rows += [struct.pack("=III", place, len(before), len(behind)), before, behind]
+    return struct.pack(f"=qQ{count}Q", len(rows) // 3, weighing.total, *weighing.weights) + b"".join(rows)
+
+
+_SOME_TOUCH = JourneyTouch(None, "t", 0, 0, "visit", "email", None, None, None, None, None)
+
+
+def _is_plain(rules: Rules) -> bool:
+    policy = rules.policy
+    # Where any policy resets, a new conversion can move where others begin.
+    has_own_rules = rules.resets_ms or policy.lookback_by_touch_type or policy.exclude_channels
+    keeps_all = policy.direct == "count" and policy.repeats == "keep"
+    return keeps_all and not has_own_rules and all(map(_is_known, policy.models))
+
+
+def _is_known(attribution_model: AttributionModel) -> bool:
+    if isinstance(attribution_model, TimeDecay):
+        return not attribution_model.whole_days and attribution_model.half_life_ms < HALF_LIFE_MAX_MS
+    return isinstance(attribution_model, Single | Linear | PositionBased | Custom | Participation)
+
+
+def _told(attribution_model: AttributionModel) -> tuple[bytes, bool, bool, int]:
+    """Name, whether additive, whether direct touches are passed over, half-life in ms or 0."""
+    skips_direct = isinstance(attribution_model, Single) and attribution_model.pick == "last_non_direct"
+    half_life_ms = attribution_model.half_life_ms if isinstance(attribution_model, TimeDecay) else 0
+    return attribution_model.name.encode(), attribution_model.additive, skips_direct, half_life_ms

@@ -12,7 +12,7 @@ from aiokafka.record.util import calc_crc32c
 from models.credit import Record
 from models.crediting import Source
 from streams.native import Native, Written
-from streams.publish import BATCH_BYTES, BatchedOutput, Output, Publisher
+from streams.publish import BATCH_BYTES, CREDIT_SCHEMA, BatchedOutput, Output, Publisher
 
 # Header of a batch of format 2: offset, length, leader epoch, magic and checksum, and behind these what the checksum is
 # over: attributes, last offset, first and latest record time, producer (id, epoch, sequence), number of records.
@@ -32,13 +32,10 @@ class CompiledOutput(BatchedOutput):
         self.native = native
         super().__init__(partition, lambda: None, place)
 
-    def packed_headers(self, source: Source) -> bytes:
-        """The headers of a record that this brought about, as Kafka has them."""
-        headers = self.headers(source)
-        parts = [_varint(len(headers))]
-        for name, value in headers:
-            parts += [_varint(len(name)), name.encode(), _varint(len(value)), value]
-        return b"".join(parts)
+    def packed_headers(self, kind: str, offset: int) -> bytes:
+        """The headers of a record that the record there brought about, as Kafka has them."""
+        (schema, of_credits), (name, place) = CREDIT_SCHEMA, self._place(kind, offset)
+        return b"".join((_varint(2), _packed(schema), _packed(of_credits), _packed(name), _packed(place)))
 
     def wrote(self, count: int) -> None:
         """So many records were written into `batches`."""
@@ -50,12 +47,8 @@ class CompiledOutput(BatchedOutput):
         return self.full
 
     def _put(self, source: Source, records: Sequence[Record]) -> None:
-        headers, stamp, batches, append = (
-            self.packed_headers(source),
-            source.record_ms,
-            self.batches,
-            self.native.append,
-        )
+        headers, stamp = self.packed_headers(source.kind, source.offset), source.record_ms
+        batches, append = self.batches, self.native.append
         for key, value in records:
             append(batches, stamp, key, value, headers)
         self._count += len(records)
@@ -117,8 +110,14 @@ class CompiledPublisher(Publisher):
         return CompiledOutput(self._native, partition, self._places(partition))
 
 
+def _packed(text: bytes | str) -> bytes:
+    """A text with its size in front, as it stands in a header."""
+    raw = text.encode() if isinstance(text, str) else text
+    return _varint(len(raw)) + raw
+
+
 def _varint(number: int) -> bytes:
-    """A size as Kafka has it inside a record: zigzag, then seven bits a byte."""
+    """A number as Kafka has it inside a record: zigzag, then seven bits a byte."""
     left, out = number << 1, bytearray()
     while left >= 0x80:
         out.append(left & 0x7F | 0x80)

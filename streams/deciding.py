@@ -78,7 +78,7 @@ class Deciding:
     ) -> None:
         """Decide one journey. `blobs` are its state and its touches in the buckets of `span`, None where absent."""
         state = read_state(blobs[0])
-        if len(events) == 1 and not moved and self._credit_plain(key, state, blobs, arrivals, events[0]):
+        if events and not moved and self._credit_plain(key, state, blobs, arrivals, events):
             return
         journey = stored([read_frames(blob) for blob in blobs[1:] if blob], state)
         new = read_frames(b"".join([frame for *_, frame in arrivals])) if arrivals else []
@@ -125,34 +125,29 @@ class Deciding:
         state: JourneyState,
         blobs: Sequence[bytes | None],
         arrivals: Sequence[TakenTouch],
-        event: Event,
+        events: Sequence[Event],
     ) -> bool:
-        """What `journey` does, for a conversion whose credits the compiled part can write; False for all others."""
-        plain, output = self.plain, self.decided.output
-        if plain is None or self.replaying or not isinstance(output, CompiledOutput) or not plain.takes(state, event):
+        """What `journey` does, where the compiled part can write all credits; False for all others."""
+        plain, output, writes = self.plain, self.decided.output, self.decided.writes
+        if plain is None or self.replaying or not isinstance(output, CompiledOutput):
             return False
-        credited = plain.credit(output, state, blobs, arrivals, event, self.revision)
+        credited = plain.credit(output, state, blobs, arrivals, events, self.revision)
         if credited is None:
             return False
-        conversion, credits_count, mismatched = credited
-        writes = self.decided.writes
-        writes.puts[state_key(key)] = write_state(
-            JourneyState(conversions=[*state.conversions, conversion], pending=[])
-        )
-        if arrivals:
-            by_bucket: dict[int, list[bytes]] = {}
-            for _, record_ms, _, _, frame in arrivals:
-                by_bucket.setdefault(record_ms // BUCKET_MS, []).append(frame)
-            for bucket, frames in by_bucket.items():
-                writes.appends[touches_key(bucket, key)] = b"".join(frames)
-        self.decided.accepted.append((key, conversion.occurred_ms))
+        writes.puts[state_key(key)] = write_state(JourneyState(conversions=credited.conversions))
+        parts: dict[int, list[bytes]] = {}
+        for _, record_ms, _, _, frame in arrivals:
+            parts.setdefault(record_ms // BUCKET_MS, []).append(frame)
+        writes.appends.update({touches_key(bucket, key): b"".join(frames) for bucket, frames in parts.items()})
+        created = [event.conversion for event in events]
+        self.decided.accepted += [(key, e.occurred_ms) for e in created]
         report = self.report
         report.touches_accepted += len(arrivals)
-        report.conversions_accepted += 1
-        report.credited += 1
-        report.credits += credits_count
-        report.mismatched += mismatched
-        report.credited_at.append((conversion.occurred_ms, conversion.record_ms))
+        report.conversions_accepted += len(created)
+        report.credited += len(created)
+        report.credits += credited.credits
+        report.mismatched += credited.mismatched
+        report.credited_at += [(e.occurred_ms, e.record_ms) for e in created]
         return True
 
     def leaves(self, key: bytes, blobs: Sequence[bytes | None], span: range, merge: Merge, record_ms: int) -> None:

@@ -47,6 +47,12 @@ class Native(Protocol):
     def take(self, batches: Batches, /) -> list[Written]:
         """Everything written, which is then forgotten."""
 
+    def mark(self, batches: Batches, /) -> tuple[int, int, int, int]:
+        """How far was written."""
+
+    def undo(self, batches: Batches, mark: tuple[int, int, int, int], /) -> None:
+        """Forget what was written since."""
+
     def credit(
         self,
         batches: Batches,

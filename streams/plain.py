@@ -7,6 +7,7 @@ nothing is decided here: `models.crediting` does, which is also what the tests h
 
 import struct
 from collections.abc import Sequence
+from typing import NamedTuple
 
 from models.attribution.base import AttributionModel
 from models.attribution.custom import Custom
@@ -15,7 +16,7 @@ from models.attribution.participation import Participation
 from models.attribution.position_based import PositionBased
 from models.attribution.single import Single
 from models.attribution.time_decay import TimeDecay
-from models.crediting import OPEN_CONVERSIONS_MAX, Event, Source, kept_ms, new_conversion
+from models.crediting import OPEN_CONVERSIONS_MAX, Event, kept_ms, new_conversion
 from models.facts import Conversion, JourneyTouch
 from models.journey import JourneyConversion, JourneyState
 from models.rules import Rules
@@ -33,6 +34,14 @@ ROWS_BYTES_MAX = 16 << 20
 Rows = tuple[bytes | None, ...]
 
 
+class Credited(NamedTuple):
+    """The conversions that the journey has now, the number of credits, and how many sets of them do not add up."""
+
+    conversions: list[JourneyConversion]
+    credits: int
+    mismatched: int
+
+
 class PlainCredits:
     """Writes the credits of plain conversions under one policy."""
 
@@ -46,62 +55,94 @@ class PlainCredits:
         self._rows: dict[int, Rows] = {}
         self._rows_bytes = 0
 
-    def takes(self, state: JourneyState, event: Event) -> bool:
-        """Whether this conversion record is plain in a journey with this state, as far as its touches do not say."""
-        e, policy = event.conversion, self._rules.policy
-        if not self._is_plain or e.action != "create" or state.pending or state.dropped_ms >= 0:
-            return False
-        if not policy.credited(e.type) or e.type in policy.first_types:
-            return False
-        return not state.conversions or self._is_new(state.conversions, e)
-
-    def _is_new(self, conversions: Sequence[JourneyConversion], e: Conversion) -> bool:
-        first = conversions[0]
-        if first.record_ms + kept_ms(self._rules, first) < e.record_ms or len(conversions) >= OPEN_CONVERSIONS_MAX:
-            return False  # the first may have to be let go of, or this one refused
-        ids, event_id = {c.conversion_id for c in conversions}, e.event_id
-        return e.conversion_id not in ids and (event_id is None or not any(event_id in c.seen for c in conversions))
-
     def credit(
         self,
         output: CompiledOutput,
         state: JourneyState,
         blobs: Sequence[bytes | None],
         arrivals: Sequence[TakenTouch],
-        event: Event,
+        events: Sequence[Event],
         revision: int,
-    ) -> tuple[JourneyConversion, int, int] | None:
-        """Write the credits of a conversion that `takes` allows; None, and nothing written, where its touches do not.
+    ) -> Credited | None:
+        """Write the credits of all these conversions of one journey; None, and nothing written, where one is not plain.
 
-        Gives the conversion to keep, the number of credits, and how many sets of them do not add up.
+        `blobs` and `arrivals` as in `Deciding.journey`; `state` is the first of the blobs, read.
         """
-        e, policy = event.conversion, self._rules.policy
-        c = new_conversion(e, policy)
-        _, encoder = self._rules.of(policy.version)
-        arguments = (
-            Window(
-                max((known.occurred_ms for known in state.conversions), default=-1),
-                e.record_ms - policy.retention_ms,
-                e.record_ms + self._lateness_ms,
-                e.occurred_ms - policy.lookback_max_ms(e.type),
-                e.occurred_ms,
-            ),
-            self._touches_max,
-            output.packed_headers(Source("conversions", e.offset, e.record_ms)),
-            *encoder.around_length(c, revision),
-            e.conversion_id.encode(),
-            list(blobs),
-            list(arrivals),
-            self._models,
-        )
-        native, batches = output.native, output.batches
-        written = native.credit(batches, e.record_ms, c.value_micros, *arguments, self._rows)
-        if isinstance(written, int) and self._make_rows(written):
-            written = native.credit(batches, e.record_ms, c.value_micros, *arguments, self._rows)
-        if written is None or isinstance(written, int):
+        if not self._is_plain or state.pending or state.dropped_ms >= 0:
             return None
-        output.wrote(written[0])
-        return c, *written
+        conversions, written, mismatched = list(state.conversions), 0, 0
+        latest_ms = max((c.occurred_ms for c in conversions), default=-1)
+        stored, new = list(blobs), list(arrivals)
+        start = output.native.mark(output.batches)
+        for event in events:
+            e = event.conversion
+            found = None
+            if self._takes(conversions, e):
+                c = new_conversion(e, self._rules.policy)
+                conversions.append(c)
+                found = self._write(output, c, latest_ms, stored, new, revision)
+            if found is None:
+                if written:
+                    output.native.undo(output.batches, start)
+                return None
+            written += found[0]
+            mismatched += found[1]
+        output.wrote(written)
+        return Credited(conversions, written, mismatched)
+
+    def _takes(self, conversions: Sequence[JourneyConversion], e: Conversion) -> bool:
+        """Whether this record is a new conversion of a plain type that changes nothing else of the journey."""
+        policy = self._rules.policy
+        if e.action != "create" or not policy.credited(e.type) or e.type in policy.first_types:
+            return False
+        if not conversions:
+            return True
+        first = conversions[0]
+        if first.record_ms + kept_ms(self._rules, first) < e.record_ms or len(conversions) >= OPEN_CONVERSIONS_MAX:
+            return False  # the first may have to be let go of, or this one refused
+        return all(c.conversion_id != e.conversion_id for c in conversions) and (
+            e.event_id is None or all(e.event_id not in c.seen for c in conversions)
+        )
+
+    def _write(
+        self,
+        output: CompiledOutput,
+        c: JourneyConversion,
+        latest_ms: int,
+        blobs: list[bytes | None],
+        arrivals: list[TakenTouch],
+        revision: int,
+    ) -> tuple[int, int] | None:
+        policy, encoder = self._rules.of(c.policy_version)
+        window = Window(
+            latest_ms,
+            c.record_ms - policy.retention_ms,
+            c.record_ms + self._lateness_ms,
+            c.occurred_ms - policy.lookback_max_ms(c.type),
+            c.occurred_ms,
+        )
+        headers = output.packed_headers("conversions", c.offset)
+        before, behind = encoder.around_length(c, revision)
+        while True:
+            found = output.native.credit(
+                output.batches,
+                c.record_ms,
+                c.value_micros,
+                window,
+                self._touches_max,
+                headers,
+                before,
+                behind,
+                c.conversion_id.encode(),
+                blobs,
+                arrivals,
+                self._models,
+                self._rows,
+            )
+            if not isinstance(found, int):
+                return found
+            if not self._make_rows(found):
+                return None
 
     def _make_rows(self, count: int) -> bool:
         """Keep the rows of `count` touches; False where the compiled part cannot reckon with these weights."""

@@ -116,6 +116,52 @@ static PyObject *append(PyObject *self, PyObject *const *args, Py_ssize_t count)
     return Py_None;
 }
 
+/* mark(batches) -> (full batches, bytes, records, latest record time): how far was written, for `undo` */
+static PyObject *mark(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    Batches *all = count == 1 ? PyCapsule_GetPointer(args[0], BATCHES) : NULL;
+    PyObject *place = all ? PyTuple_New(4) : NULL;
+    if (!place) {
+        if (!PyErr_Occurred()) PyErr_SetString(PyExc_TypeError, "mark takes 1 argument");
+        return NULL;
+    }
+    PyTuple_SetItem(place, 0, PyLong_FromLongLong((long long)all->full_count));
+    PyTuple_SetItem(place, 1, PyLong_FromLongLong((long long)all->open.records.size));
+    PyTuple_SetItem(place, 2, PyLong_FromLongLong(all->open.count));
+    PyTuple_SetItem(place, 3, PyLong_FromLongLong(all->open.last_ms));
+    return place;
+}
+
+/* undo(batches, mark): forget what was written since */
+static PyObject *undo(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    Batches *all = count == 2 ? PyCapsule_GetPointer(args[0], BATCHES) : NULL;
+    long long place[4] = {-1, -1, -1, -1};
+    for (int i = 0; all && i < 4; i++) {
+        PyObject *number = PyTuple_GetItem(args[1], i);
+        if (number) place[i] = PyLong_AsLongLong(number);
+    }
+    if (PyErr_Occurred()) return NULL;
+    Batch *open = !all || place[0] < 0 || (size_t)place[0] > all->full_count ? NULL
+                  : (size_t)place[0] == all->full_count                      ? &all->open
+                                                                             : &all->full[place[0]];
+    if (!open || place[1] < 0 || (size_t)place[1] > open->records.size || place[2] < 0 || place[2] > open->count) {
+        PyErr_SetString(PyExc_ValueError, "undo takes batches and a mark of them");
+        return NULL;
+    }
+    if (open != &all->open) {
+        free(all->open.records.at);
+        while (all->full_count > (size_t)place[0] + 1) free(all->full[--all->full_count].records.at);
+        all->full_count--;
+        all->open = *open;
+    }
+    all->open.records.size = (size_t)place[1];
+    all->open.count = place[2];
+    all->open.last_ms = place[3];
+    Py_IncRef(Py_None);
+    return Py_None;
+}
+
 /* (records: bytes, their number, record time of the first, latest record time) */
 static PyObject *taken_batch(const Batch *b) {
     PyObject *taken = PyTuple_New(4);

@@ -22,6 +22,7 @@
 static PyMethodDef METHODS[] = {
     {"touches", touches, METH_FASTCALL, NULL}, {"batches", batches, METH_FASTCALL, NULL},
     {"append", append, METH_FASTCALL, NULL},   {"take", take, METH_FASTCALL, NULL},
+    {"mark", mark, METH_FASTCALL, NULL},       {"undo", undo, METH_FASTCALL, NULL},
     {"credit", credit, METH_FASTCALL, NULL},   {NULL, NULL, 0, NULL},
 };
 static PyModuleDef MODULE = {{1, NULL, NULL, 0, NULL}, "fast", NULL, -1, METHODS, NULL, NULL, NULL, NULL};

@@ -2,6 +2,7 @@
 
 import json
 import random
+from copy import copy
 from dataclasses import dataclass, field
 
 from faust.types import TP
@@ -172,10 +173,25 @@ def case(rng: random.Random) -> Case:
         rng.randrange(10**9),
     )
     events = [Event(c, b"p", b"{}", [])] * rng.choice((1,) * 20 + (0, 2))
+    if rng.random() < 0.3:
+        events += [Event(_later(rng, c, n), b"p", b"{}", []) for n in range(rng.randrange(3))]
     small = rng.random() < 0.15
     return Case(
         rules, [_state(rng, rules, c), blob], arrivals, events, 3_000 if small else BATCH_BYTES, rng.random() < 0.02
     )
+
+
+def _later(rng: random.Random, c: Conversion, n: int) -> Conversion:
+    """Another conversion of the same batch, mostly a new one that may have a path."""
+    more_ms = rng.choice((0, 1, 10**6, 10**9, 10**10))
+    later = copy(c)
+    later.conversion_id = rng.choice((f"later{n}",) * 9 + (c.conversion_id,))
+    later.event_id = rng.choice((None, None, f"e{n}", c.event_id))
+    later.action = rng.choice(("create",) * 9 + ("retract",))
+    later.occurred_ms += rng.choice((-more_ms, more_ms))
+    later.record_ms += more_ms
+    later.offset += n + 1
+    return later
 
 
 def policy(rng: random.Random) -> Policy:

@@ -2,6 +2,7 @@
 
 import struct
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
@@ -34,8 +35,8 @@ class CompiledOutput(BatchedOutput):
 
     def packed_headers(self, kind: str, offset: int) -> bytes:
         """The headers of a record that the record there brought about, as Kafka has them."""
-        (schema, of_credits), (name, place) = CREDIT_SCHEMA, self._place(kind, offset)
-        return b"".join((_varint(2), _packed(schema), _packed(of_credits), _packed(name), _packed(place)))
+        name, place = self._place(kind, offset)
+        return b"".join((_FIRST_HEADER, _packed(name), _packed(place)))
 
     def wrote(self, count: int) -> None:
         """So many records were written into `batches`."""
@@ -116,6 +117,7 @@ def _packed(text: bytes | str) -> bytes:
     return _varint(len(raw)) + raw
 
 
+@lru_cache(1_024)
 def _varint(number: int) -> bytes:
     """A number as Kafka has it inside a record: zigzag, then seven bits a byte."""
     left, out = number << 1, bytearray()
@@ -124,3 +126,7 @@ def _varint(number: int) -> bytes:
         left >>= 7
     out.append(left)
     return bytes(out)
+
+
+# How many headers there are, and the one that is always the same.
+_FIRST_HEADER = _varint(2) + _packed(CREDIT_SCHEMA[0]) + _packed(CREDIT_SCHEMA[1])

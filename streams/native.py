@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, NewType, Protocol, cast
 INTERFACE = 1
 MODULE = "touchstream_native.fast"
 
+# As in `streams.decode`.
+TakenTouch = tuple[int, int, bytes, int, bytes]
 Batches = NewType("Batches", object)
 # Records of one batch as Kafka has them, uncompressed; their number; record time of the first; latest record time.
 Written = tuple[bytes, int, int, int]
@@ -33,9 +35,7 @@ class Native(Protocol):
 
     INTERFACE: int
 
-    def touches(
-        self, records: list[Any], start: int, by_account: bool, out: list[tuple[int, int, bytes, int, bytes]], /
-    ) -> int:
+    def touches(self, records: list[Any], start: int, by_account: bool, out: list[TakenTouch], /) -> int:
         """Add what the records from `start` on come to, up to the first in doubt; gives its place, or the end."""
 
     def batches(self, limit_bytes: int, /) -> Batches:
@@ -65,7 +65,7 @@ class Native(Protocol):
         behind_length: bytes,
         conversion_id: bytes,
         blobs: list[bytes | None],
-        arrivals: Sequence[tuple[int, int, bytes, int, bytes]],
+        arrivals: Sequence[TakenTouch],
         models: tuple[tuple[bytes, bool, bool, int], ...],
         rows: Mapping[int, tuple[bytes | None, ...]],
         /,

@@ -1,4 +1,4 @@
-/* touchstream_native.fast: the two parts of a worker's way that cost most, as they are in Python, at a fraction of it.
+/* touchstream_native.fast: the two parts of a worker's way that cost most, at a fraction of what they cost in Python.
  *
  *   touches.h    touches from JSON to frames
  *   credits.h    credits of plain conversions, by way of journeys.h and numbers.h

@@ -152,11 +152,9 @@ def test_wrong_credits_are_errors(native: Any) -> None:
 
 def test_rows_that_are_not_whole_raise(native: Any) -> None:
     """Whatever `rows` holds, only what lies inside of it is read."""
-    case = plain_cases.case(random.Random(1))
     touch = plain_cases.frame(plain_cases.Touch("t1", "p", 1_000, "visit", "email", record_ms=1_000))
     linear = Policy.from_effective({"attribution": {"models": ["linear"]}}).models[0]
     whole = rows_of(linear, 1) or b""
-    del case
     for rows in (whole[:cut] for cut in range(len(whole))):
         given = (
             (-1, 0, 10_000, 0, 10_000),

@@ -100,8 +100,9 @@ def build_native() -> None:
     try:
         build("native")
     except subprocess.CalledProcessError as error:
-        lines = error.stdout.decode(errors="replace").strip().splitlines()
-        say(f"without the compiled part, so slower: {lines[-1].strip() if lines else error} (`make clean` tries again)")
+        lines = [line.strip() for line in error.stdout.decode(errors="replace").splitlines()]
+        why = next((line for line in lines if "error" in line.lower()), str(error))
+        say(f"without the compiled part, so slower: {why} (`make clean` tries again)")
 
 
 def install(*what: str) -> None:

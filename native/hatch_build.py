@@ -30,6 +30,8 @@ class CompileHook(BuildHookInterface):  # type: ignore[type-arg]
 
     def initialize(self, version: str, build_data: dict[str, Any]) -> None:
         """Compile; `build_data` is hatch's, changed in place."""
+        if sys.implementation.name != "cpython" or sysconfig.get_config_var("Py_GIL_DISABLED"):
+            raise RuntimeError("the stable ABI is that of CPython with its global lock")
         self.scratch = Path(tempfile.mkdtemp(prefix="touchstream-native-"))
         library = self.scratch / "fast.abi3.so"
         undefined = ["-Wl,-undefined,dynamic_lookup"] if sys.platform == "darwin" else []

@@ -8,8 +8,8 @@
 #include "abi3.h"
 #include "bytes.h"
 
-#define HEADER_BYTES 61        /* of a batch, which count for its size */
-#define RECORD_MORE_BYTES 64   /* a record beside key, value and headers: attributes and five varints */
+#define HEADER_BYTES 61 /* of a batch, which count for its size */
+#define LIMIT_MAX (1ll << 30)
 
 typedef struct {
     Buffer records;
@@ -38,8 +38,8 @@ static PyObject *batches(PyObject *self, PyObject *const *args, Py_ssize_t count
     (void)self;
     long long limit = count == 1 ? PyLong_AsLongLong(args[0]) : -1;
     if (PyErr_Occurred()) return NULL;
-    if (limit < 0) {
-        PyErr_SetString(PyExc_ValueError, "batches takes a limit in bytes");
+    if (limit < 0 || limit > LIMIT_MAX) {
+        PyErr_SetString(PyExc_ValueError, "batches takes a limit in bytes, a gigabyte at most");
         return NULL;
     }
     Batches *all = calloc(1, sizeof *all);

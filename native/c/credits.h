@@ -352,8 +352,9 @@ static PyObject *credit(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return left_to_python();
     PyObject *touches_count = PyLong_FromLongLong((long long)journey.count);
     PyObject *rows = touches_count ? PyDict_GetItemWithError(args[12], touches_count) : NULL; /* borrowed */
-    if (!rows) return PyErr_Occurred() ? NULL : touches_count;
-    Py_DecRef(touches_count);
+    if (!rows && !PyErr_Occurred()) return touches_count;
+    if (touches_count) Py_DecRef(touches_count);
+    if (!rows) return NULL;
     for (int i = 0; i < models_count; i++) {
         PyObject *packed = PyTuple_GetItem(rows, i);
         if (!packed) return NULL;

@@ -2,7 +2,8 @@
 
 Standard library only, and Python 3.11 or newer. What is installed is decided by the lock files, with hashes;
 a run that finds nothing changed since the last one ends in some tens of milliseconds. While uv installs the
-packages, the broker's wheel is built beside it: that takes longest, mostly Go compiling.
+packages, two wheels of this tree are built beside it: the broker, which takes longest, mostly Go compiling, and the
+compiled part of the hot path. Without the latter everything works, only slower, so that one may fail.
 
 The seconds go to `.venv/.setup-seconds` as JSON, for `touchstream demo` to show:
 `{"set_up_s": 41.3, "build_s": 30.2}`, where build_s is that part of set_up_s in which the broker was built.
@@ -50,20 +51,28 @@ def main(arguments: list[str]) -> int:
 
 def bring_up_to_date(dev: bool) -> float:
     """Do what the stamps say is not done yet; returns the seconds that building the broker took."""
-    environment, broker = _environment_key(), _broker_key()
-    if _stamped("venv", environment) and _stamped("broker", broker) and _packages_are_there(dev):
+    environment, broker, native = _environment_key(), _wheel_key("embedded"), _wheel_key("native")
+    done = {"venv": environment, "broker": broker, "native": native}
+    if all(_stamped(name, key) for name, key in done.items()) and _packages_are_there(dev):
         return 0.0
     if not _stamped("venv", environment):
         make_environment()
         _stamp("venv", environment)
     say("packages and broker, from the lock files; the first time takes most of a minute")
-    with ThreadPoolExecutor(max_workers=1) as beside:
-        building = None if _stamped("broker", broker) else beside.submit(build_broker)
+    with ThreadPoolExecutor(max_workers=2) as beside:
+        broker_s = None if _stamped("broker", broker) else beside.submit(build, "embedded")
+        compiled = None if _stamped("native", native) else beside.submit(build_native)
         install("--require-hashes", "-r", _lock_file(dev))
-        build_s = building.result() if building else 0.0
-    wheel = [str(path) for path in WHEELS.glob("*.whl")]
-    install("--no-deps", "--reinstall-package", "touchstream-embedded", *wheel, "--editable", ".")
+        build_s = broker_s.result() if broker_s else 0.0
+        if compiled:
+            compiled.result()
+    wheels = [str(path) for path in WHEELS.glob("*/*.whl")]
+    again = [word for name in ("embedded", "native") for word in ("--reinstall-package", f"touchstream-{name}")]
+    install("--no-deps", *again, *wheels, "--editable", ".")
+    if not any((WHEELS / "native").glob("*.whl")):
+        run([UV, "pip", "uninstall", "--quiet", "--python", PYTHON, "touchstream-native"])  # of before
     _stamp("broker", broker)
+    _stamp("native", native)
     _stamp(_stamp_of(dev), _packages_key(dev))
     return build_s
 
@@ -77,13 +86,23 @@ def make_environment() -> None:
     run([PYTHON, "-m", "pip", "install", *quiet, "--require-hashes", "-r", "requirements-uv.lock"])
 
 
-def build_broker() -> float:
-    """Build the wheel of `embedded/` into `.venv/.wheels`; returns the seconds it took."""
+def build(folder: str) -> float:
+    """Build the wheel of that folder into one of its own in `.venv/.wheels`; returns the seconds it took."""
     started = time.monotonic()
-    shutil.rmtree(WHEELS, ignore_errors=True)
+    shutil.rmtree(WHEELS / folder, ignore_errors=True)
     constraint = ["--build-constraints", "requirements-build.lock", "--require-hashes"]
-    run([UV, "build", "--wheel", "--python", PYTHON, *constraint, "--out-dir", WHEELS, "embedded"])
+    run([UV, "build", "--wheel", "--python", PYTHON, *constraint, "--out-dir", WHEELS / folder, folder])
     return time.monotonic() - started
+
+
+def build_native() -> None:
+    """Build the compiled part; where that fails, say so and go on."""
+    try:
+        build("native")
+    except subprocess.CalledProcessError as error:
+        lines = [line.strip() for line in error.stdout.decode(errors="replace").splitlines()]
+        why = next((line for line in lines if "error" in line.lower()), str(error))
+        say(f"without the compiled part, so slower: {why} (`make clean` tries again)")
 
 
 def install(*what: str) -> None:
@@ -127,8 +146,8 @@ def _environment_key() -> str:
     return _digest([str(ROOT), sys.version, sys.base_prefix], [ROOT / "requirements-uv.lock"])
 
 
-def _broker_key() -> str:
-    sources = (path for path in (ROOT / "embedded").rglob("*") if path.is_file())
+def _wheel_key(folder: str) -> str:
+    sources = (path for path in (ROOT / folder).rglob("*") if path.is_file())
     kept = (path for path in sources if "__pycache__" not in path.parts)
     return _digest([_environment_key()], [*sorted(kept), ROOT / "requirements-build.lock"])
 
@@ -139,7 +158,7 @@ def _packages_key(dev: bool) -> str:
 
     tables = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
     counted = [tables["project"], tables["build-system"], tables["tool"]["hatch"]]
-    return _digest([_broker_key(), json.dumps(counted)], [ROOT / _lock_file(dev)])
+    return _digest([_wheel_key("embedded"), _wheel_key("native"), json.dumps(counted)], [ROOT / _lock_file(dev)])
 
 
 def _packages_are_there(dev: bool) -> bool:

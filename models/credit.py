@@ -116,15 +116,26 @@ class Encoder:
             head = f'{start}{name}","additive":{additive},"set_size":1,"credit_id":{quoted_id}|{name}|",'
             yield CreditSet(name, [(f"{name_id}|{name}|".encode(), f"{head}{end}".encode())], False)
 
+    def around_length(self, c: JourneyConversion, revision: int) -> tuple[bytes, bytes]:
+        """The start of a credit whose path is whole, before and behind its path_length, for who writes the rest."""
+        return self._facts(c, c.value_micros).encode(), self._standing(False, revision, "credited").encode()
+
     def _start(self, c: JourneyConversion, length: int, truncated: bool, revision: int, status: str) -> str:
-        account = "" if c.account_id is None else f'"account_id":{quote(c.account_id)},'
         # A retract takes the value back: readers check that the parts of a set add up to this.
         whole = 0 if status == "retracted" else c.value_micros
+        return f"{self._facts(c, whole)}{length}{self._standing(truncated, revision, status)}"
+
+    def _facts(self, c: JourneyConversion, whole: int) -> str:
+        account = "" if c.account_id is None else f'"account_id":{quote(c.account_id)},'
         return (
             f'{{"conversion_id":{_quote_once(c.conversion_id)},"conversion_type":{quote(c.type)},'
             f'"person_id":{_quote_once(c.person_id)},{account}"converted_at":{c.occurred_ms},'
-            f'"conversion_value_micros":{whole},"currency":{quote(c.currency)},"path_length":{length},'
-            f'"path_truncated":{"true" if truncated else "false"},"policy_version":{self._version},'
+            f'"conversion_value_micros":{whole},"currency":{quote(c.currency)},"path_length":'
+        )
+
+    def _standing(self, truncated: bool, revision: int, status: str) -> str:
+        return (
+            f',"path_truncated":{"true" if truncated else "false"},"policy_version":{self._version},'
             f'"status":"{status}","revision":{revision},"attribution_model":"'
         )
 

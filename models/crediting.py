@@ -19,6 +19,7 @@ from models.facts import Conversion, JourneyTouch
 from models.journey import EMPTY_STATE, JourneyConversion, JourneyState, PendingCorrection, by_time, in_order, unique
 from models.moving import Move, MovedConversion, split
 from models.outcome import Reason
+from models.policy import Policy
 from models.rules import Rules, place_of
 
 # Conversions of one journey that can still be corrected. A journey beyond this is a mistake in the data (everybody's
@@ -464,23 +465,10 @@ class _Decision:
             self._cause(e.conversion_id, Source("conversions", e.offset, e.record_ms))
 
     def _new(self, e: Conversion) -> JourneyConversion:
-        policy = self._rules.at(e.record_ms)
-        fixed = policy.fixed_value_micros(e.type)
-        return JourneyConversion(
-            e.conversion_id,
-            e.person_id,
-            e.type,
-            e.occurred_ms,
-            e.record_ms,
-            e.offset,
-            (e.value_micros or 0) if fixed is None else fixed,
-            e.currency or policy.currency,
-            e.account_id,
-            policy.version,
-            seen=[] if e.event_id is None else [e.event_id],
-            rebuilt=self._replaying,
-            sealed=self._replaying and e.record_ms < self._sealed_below_ms,
-        )
+        created = new_conversion(e, self._rules.at(e.record_ms))
+        created.rebuilt = self._replaying
+        created.sealed = self._replaying and e.record_ms < self._sealed_below_ms
+        return created
 
     def _count_again(self, other: JourneyConversion, source: Source) -> None:
         """A conversion came or was taken back: others of its type may begin or cease to be the first."""
@@ -720,6 +708,24 @@ def path_of(
     if dropped_ms >= c.occurred_ms - policy.lookback_max_ms(c.type):
         return paths.Path(path.touches, True)
     return path
+
+
+def new_conversion(e: Conversion, policy: Policy) -> JourneyConversion:
+    """A conversion as its create says it, under the policy that it is first credited with."""
+    fixed = policy.fixed_value_micros(e.type)
+    return JourneyConversion(
+        e.conversion_id,
+        e.person_id,
+        e.type,
+        e.occurred_ms,
+        e.record_ms,
+        e.offset,
+        (e.value_micros or 0) if fixed is None else fixed,
+        e.currency or policy.currency,
+        e.account_id,
+        policy.version,
+        seen=[] if e.event_id is None else [e.event_id],
+    )
 
 
 def kept_ms(rules: Rules, c: JourneyConversion) -> int:

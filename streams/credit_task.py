@@ -30,6 +30,7 @@ from streams.gate import Gate, Held, Pace
 from streams.marks import Marks
 from streams.moves import Moves, read_pointer, together
 from streams.origin import Origin
+from streams.plain import PlainCredits
 from streams.processor import IDLE_WAIT_S, PartitionTask
 from streams.publish import DeadLetter, Publisher
 from streams.report import BatchReport
@@ -101,6 +102,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         """From now on decide by these."""
         self._rules = rules
         self._ttl_ms = rules.kept_ms
+        self._plain = PlainCredits(rules)
         self._claiming = replace(self._claiming, retention_ms=rules.retention_ms)
 
     @property
@@ -249,6 +251,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
                 report,
                 self._tells,
                 self._write_state,
+                self._plain,
             )
             width = 1 + len(span)
             for i, key in enumerate(order):

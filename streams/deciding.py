@@ -27,7 +27,9 @@ from models.moving import Merge, write_move
 from models.outcome import Reason
 from models.rules import Rules
 from state.store import Writes
+from streams.compiled import CompiledOutput
 from streams.decode import HeldFiltered, Taken, TakenTouch
+from streams.plain import PlainCredits
 from streams.publish import DeadLetter, Output
 from streams.report import BatchReport
 
@@ -66,6 +68,8 @@ class Deciding:
     tells: bool = False
     # In the format that the settings name.
     write_state: Callable[[JourneyState], bytes] = write_state
+    # Who writes the credits of plain conversions, where the output is a compiled one.
+    plain: PlainCredits | None = None
 
     def journey(
         self,
@@ -77,7 +81,10 @@ class Deciding:
         moved: Sequence[Moved],
     ) -> None:
         """Decide one journey. `blobs` are its state and its touches in the buckets of `span`, None where absent."""
-        journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
+        state = read_state(blobs[0])
+        if events and not moved and self._credit_plain(key, state, blobs, arrivals, events):
+            return
+        journey = stored([read_frames(blob) for blob in blobs[1:] if blob], state)
         new = read_frames(b"".join([frame for *_, frame in arrivals])) if arrivals else []
         out = decide(
             journey,
@@ -117,6 +124,37 @@ class Deciding:
             self.decided.accepted += [(key, m.conversion.occurred_ms) for m in move.conversions]
             self.decided.accepted += [(key, e.correction.occurred_ms) for e in move.events]
         self._count(out, journey.stored_duplicates, events)
+
+    def _credit_plain(
+        self,
+        key: bytes,
+        state: JourneyState,
+        blobs: Sequence[bytes | None],
+        arrivals: Sequence[TakenTouch],
+        events: Sequence[Event],
+    ) -> bool:
+        """What `journey` does, where the compiled part can write all credits; False for all others."""
+        plain, output, writes = self.plain, self.decided.output, self.decided.writes
+        if plain is None or self.replaying or not isinstance(output, CompiledOutput):
+            return False
+        credited = plain.credit(output, state, blobs, arrivals, events, self.revision)
+        if credited is None:
+            return False
+        writes.puts[state_key(key)] = self.write_state(JourneyState(conversions=credited.conversions))
+        parts: dict[int, list[bytes]] = {}
+        for _, record_ms, _, _, frame in arrivals:
+            parts.setdefault(record_ms // BUCKET_MS, []).append(frame)
+        writes.appends.update({touches_key(bucket, key): b"".join(frames) for bucket, frames in parts.items()})
+        created = [event.conversion for event in events]
+        self.decided.accepted += [(key, e.occurred_ms) for e in created]
+        report = self.report
+        report.touches_accepted += len(arrivals)
+        report.conversions_accepted += len(created)
+        report.credited += len(created)
+        report.credits += credited.credits
+        report.mismatched += credited.mismatched
+        report.credited_at += [(e.occurred_ms, e.record_ms) for e in created]
+        return True
 
     def leaves(self, key: bytes, blobs: Sequence[bytes | None], span: range, merge: Merge, record_ms: int) -> None:
         """Send a journey on to the person it belongs to; `blobs` as in `journey`."""

@@ -15,6 +15,7 @@ from models.journey import frame, frame_with_person
 from models.moving import Forget, Merge, Move, read_move
 from models.outcome import Reason, Rejected
 from streams.gate import Held
+from streams.native import Native
 from streams.publish import DeadLetter
 
 # A good touch on its way to its journey: offset, record time, key, event time, frame. A bare tuple, because a million
@@ -89,14 +90,27 @@ class Decoder:
         moves_topic: str,
         by_account: bool,
         filters: Filters = NO_FILTERS,
+        native: Native | None = None,
     ) -> None:
+        """`native` is the compiled part, where it is there: it reads the plain touches."""
         self._topics = (touches_topic, conversions_topic, moves_topic)
         self._by_account = by_account
         self._of_touch = filters.touch if filters.touches else None
         self._of_conversion = filters.conversion if filters.conversions else None
+        # A filter looks at fields that a frame does not have.
+        self._native = native if self._of_touch is None else None
 
     def touches(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
         """Add touch records to `taken`."""
+        if self._native is None:
+            self._touches(records, partition, taken)
+            return
+        records, at = list(records), 0
+        while (at := self._native.touches(records, at, self._by_account, taken.touches)) < len(records):
+            self._touches(records[at : at + 1], partition, taken)
+            at += 1
+
+    def _touches(self, records: Sequence[Any], partition: int, taken: Taken) -> None:
         add, by_account = taken.touches.append, self._by_account
         to_frame = frame_with_person if by_account else frame
         drops = self._of_touch

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from streams.errors import EXIT_CONNECT, EXIT_FINDING, EXIT_FINE, REDIS_FIX, ConnectError
 from streams.murmur import partition_of
+from streams.native import describe, load
 from streams.settings import Settings
 from streams.topics import INPUTS, Cluster, Difference, admin_client, compare, name_of, read_cluster
 
@@ -48,7 +49,7 @@ class Check:
 async def examine(settings: Settings) -> list[Check]:
     """All checks, in the order of a worker's start. A server that is away is a finding, not an exception."""
     kafka, redis = await asyncio.gather(_kafka(settings), _redis(settings))
-    return [_versions(), *kafka, *redis]
+    return [_versions(), _hot_path(settings), *kafka, *redis]
 
 
 def exit_code(checks: Iterable[Check]) -> int:
@@ -65,6 +66,12 @@ def _versions() -> Check:
     if _installed("faust-streaming") == FAUST:
         return Check("versions", "ok", text)
     return Check("versions", "FAIL", text, f"install faust-streaming=={FAUST}: no other version is known to work")
+
+
+def _hot_path(settings: Settings) -> Check:
+    wanted = settings.processing.native
+    fix = "build it with `make setup`, or install the wheel of native/; credits are the same without it"
+    return Check("hot path", "ok" if load(wanted) or not wanted else "warn", describe(wanted), fix)
 
 
 def _installed(name: str) -> str:

@@ -15,6 +15,7 @@ from aiokafka import AIOKafkaProducer
 from aiokafka.errors import InvalidProducerEpoch, KafkaError, ProducerFenced
 from aiokafka.structs import TopicPartition
 
+from models.credit import Record
 from models.crediting import Publication, Source
 from models.outcome import Reason
 from streams.batches import Row, batches, owner_of
@@ -124,17 +125,20 @@ class BatchedOutput(Output):
                 self.away.append(publication)
                 if self._partition[0] not in homes:
                     continue
-            headers = self.headers(source)
-            stamp = source.record_ms
-            append, count = self._append, self._count
-            for key, value in records:
-                if append(count, stamp, key, value, headers) is None:
-                    self.full.append((self._batch, count))
-                    self._start()
-                    append, count = self._append, 0
-                    append(0, stamp, key, value, headers)
-                count += 1
-            self._count = count
+            self._put(source, records)
+
+    def _put(self, source: Source, records: Sequence[Record]) -> None:
+        headers = self.headers(source)
+        stamp = source.record_ms
+        append, count = self._append, self._count
+        for key, value in records:
+            if append(count, stamp, key, value, headers) is None:
+                self.full.append((self._batch, count))
+                self._start()
+                append, count = self._append, 0
+                append(0, stamp, key, value, headers)
+            count += 1
+        self._count = count
 
     def headers(self, source: Source) -> list[tuple[str, bytes]]:
         """The headers of a record that this brought about."""
@@ -218,11 +222,18 @@ class Publisher:
         producer = self._producer
         if producer is None:
             raise Refused("the producer is closed")
+        return self._new_output(partition, producer)
+
+    def _new_output(self, partition: int, producer: AIOKafkaProducer) -> Output:
+        return BatchedOutput(partition, producer.create_batch, self._places(partition))
+
+    def _places(self, partition: int) -> Callable[[str, int], tuple[str, bytes]]:
+        """What gives the header that names where a cause lies."""
 
         def place(kind: str, offset: int) -> tuple[str, bytes]:
             return "touchstream-source", f"{self._topics[kind]}/{partition}/{offset}".encode()
 
-        return BatchedOutput(partition, producer.create_batch, place)
+        return place
 
     async def commit(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
         """Publish the output together with the next offsets of the input topics.

@@ -82,6 +82,7 @@ class ProcessingSettings(Section):
         Duration, Field(ge=10_000, le=3_600_000, description="records wait and none is done for so long: start again")
     ] = 120_000
     trip_wire: Annotated[bool, Field(description="a partition of mostly dead letters stops until accepted")] = True
+    native: Annotated[bool, Field(description="use the compiled part of the hot path where it is installed")] = True
     republish: Annotated[bool, Field(description="start although store and offsets are gone and credits are not")] = (
         False
     )

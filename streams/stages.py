@@ -1,5 +1,6 @@
 """The stages that a worker process can be: crediting, and before it, telling who is who."""
 
+import logging
 from collections.abc import Callable
 from dataclasses import fields
 from typing import Any
@@ -8,6 +9,7 @@ from models.linking import Outcome as Linked
 from models.mail import IdentityRules
 from models.rules import MARGIN_MS, TOPICS_MARGIN_MS, Rules
 from streams.app import Stage
+from streams.compiled import CompiledPublisher
 from streams.crash import crash_point
 from streams.credit_task import CreditTask
 from streams.decode import Decoder
@@ -15,6 +17,7 @@ from streams.following import Following
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
 from streams.identity_publish import RelayPublisher
+from streams.native import describe, load
 from streams.origin import Origin
 from streams.publish import Publisher
 from streams.report import BatchReport
@@ -23,6 +26,8 @@ from streams.step import Limits
 from streams.topics import Topics, group_of, topics_of
 
 Report = Callable[[BatchReport], None]
+
+log = logging.getLogger("touchstream.worker")
 
 
 def credit_stage(
@@ -36,18 +41,16 @@ def credit_stage(
     topics = topics_of(settings)
     inputs = (topics.touches, topics.conversions, topics.moves)
     policy, group = settings.policy(), group_of(settings)
-    decoder = Decoder(*inputs, policy.journey == "account", settings.compiled_filters())
+    log.info("hot path: %s", describe(settings.processing.native))
+    native = load(settings.processing.native)
+    decoder = Decoder(*inputs, policy.journey == "account", settings.compiled_filters(), native)
     secret = settings.identity.email_key.get_secret_value().encode()
     crash, limits = crash_point(), _limits(settings)
 
     def new_part(partition: int, store: Any) -> CreditTask:
-        publisher = Publisher(
-            settings.kafka.client_options(),
-            f"{settings.kafka.prefix}.credit.{partition}",
-            group,
-            _names(topics),
-            crash,
-        )
+        client, name = settings.kafka.client_options(), f"{settings.kafka.prefix}.credit.{partition}"
+        given = (client, name, group, _names(topics), crash)
+        publisher = Publisher(*given) if native is None else CompiledPublisher(*given, native)
         republish = settings.processing.republish
         return CreditTask(
             partition,

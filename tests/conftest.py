@@ -67,9 +67,9 @@ def debian_redis() -> Iterator[servers.RedisServer]:
 
 @pytest.hookimpl(wrapper=True)
 def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) -> Any:
-    """In CI, a test marked `slow` or `shared` that skips has failed: nobody would notice the hole."""
+    """In CI, a test marked `slow`, `shared` or `native` that skips has failed: nobody would notice the hole."""
     report: pytest.TestReport = yield
-    marked = any(item.get_closest_marker(name) for name in ("slow", "shared"))
+    marked = any(item.get_closest_marker(name) for name in ("slow", "shared", "native"))
     if os.environ.get("CI") and marked and report.skipped and not hasattr(report, "wasxfail"):
         report.outcome = "failed"
         report.longrepr = f"{item.nodeid} must not skip in CI: {_reason(report)}"

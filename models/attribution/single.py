@@ -29,7 +29,7 @@ class Single(Additive):
 
     def __init__(self, name: str, pick: Pick) -> None:
         super().__init__(name)
-        self._pick = pick
+        self.pick = pick
         self._on_short = lru_cache(SHORT_PATH)(_all_on)
         self._on_long = lru_cache(LONG_PATHS_KEPT)(_all_on)
 
@@ -42,10 +42,10 @@ class Single(Additive):
         return on(count, place, reason)
 
     def _choose(self, touches: Sequence[JourneyTouch]) -> tuple[int, str]:
-        if self._pick == "first":
+        if self.pick == "first":
             return 0, Reason.FIRST
         last = len(touches) - 1
-        if self._pick == "last_non_direct":
+        if self.pick == "last_non_direct":
             for place in range(last, -1, -1):
                 if not is_direct(touches[place]):
                     return place, Reason.LAST

@@ -48,8 +48,8 @@ class TimeDecay(Additive):
 
     def __init__(self, name: str, half_life_ms: int, age_unit: AgeUnit) -> None:
         super().__init__(name)
-        self._half_life_ms = half_life_ms
-        self._whole_days = age_unit == "1d"
+        self.half_life_ms = half_life_ms
+        self.whole_days = age_unit == "1d"
 
     def weigh(self, touches: Sequence[JourneyTouch], conversion_ms: int) -> Weighing:
         count = len(touches)
@@ -67,8 +67,8 @@ class TimeDecay(Additive):
         return Weighing(weights, total, tuple([weight / total for weight in weights]), (_DECAY,) * count)
 
     def _decays(self, touches: Sequence[JourneyTouch], conversion_ms: int) -> list[float]:
-        half_life_ms = self._half_life_ms
-        if self._whole_days:
+        half_life_ms = self.half_life_ms
+        if self.whole_days:
             days = [(conversion_ms - touch.occurred_ms) // DAY_MS for touch in touches]
             youngest = days[-1]
             return [2.0 ** ((youngest - age) * DAY_MS / half_life_ms) for age in days]

@@ -14,6 +14,7 @@ from confluent_kafka.admin import AdminClient
 from redis import Redis
 
 from streams import embedded
+from streams.native import load
 from tests.support import oracle, product, readers, worlds
 
 WORLDS = 20
@@ -134,6 +135,26 @@ def test_drawn_worlds_are_credited_as_by_the_oracle(number: int, tmp_path: Path)
     assert [r["credit_id"] for r in got] == [r["credit_id"] for r in expected]
     for one, other in zip(got, expected, strict=True):
         assert one == other
+
+
+@pytest.mark.native
+@pytest.mark.parametrize("name", ["every rule-based attribution model", "accounts"])
+def test_both_ways_give_the_same_file(name: str, seed: int, tmp_path: Path) -> None:
+    """With the compiled part and without, the credits are equal byte for byte, and so are the dead letters' values."""
+    if load() is None:
+        pytest.skip("touchstream-native is not installed")
+    drawn = [worlds.draw(seed + n, accounts=name == "accounts") for n in range(WORLDS)]
+    touches = [*worlds.lines([t for world in drawn for t in world.touches]), '{"event_id":"bad"}']
+    conversions = worlds.lines([c for world in drawn for c in world.conversions])
+    ways = []
+    for native in ("true", "false"):
+        config = f"{POLICIES[name]}\n[processing]\nnative = {native}\n"
+        letters = ("--dead-letters", tmp_path / native / "dead.ndjson")
+        done = product.replay(tmp_path / native, touches, conversions, config, *letters)
+        assert len(done.rows()) > WORLDS
+        dead = [json.loads(line) for line in done.dead_letters.read_text().splitlines()]
+        ways.append((done.credits.read_bytes(), [(each["reason"], each["value"]) for each in dead]))
+    assert ways[0] == ways[1]
 
 
 def test_the_log_view_leads_to_the_final_view(tmp_path: Path) -> None:

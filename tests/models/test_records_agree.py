@@ -19,14 +19,20 @@ from hypothesis import strategies as st
 
 from models import events
 from models.events import decode_conversion, decode_touch, read_conversion, read_touch
+from models.facts import Touch
+from models.journey import frame
 from models.money_text import MONEY_PATTERN
 from models.outcome import Reason, Rejected
 from models.records.reading import NESTING_MAX, RECORD_BYTES_MAX
 from models.wire import REFUSALS
+from streams.native import load
+from tests.support.fakes import LogRecord
 
 SEED = 20_251_009
 EXAMPLES = 1_500
 RECORD_MS = 1_760_000_000_000
+
+COMPILED = load()
 
 Reader = Callable[[bytes | None, int], Any]
 # The whole way, the contract alone, the quick way before it falls back.
@@ -120,6 +126,7 @@ def check(kind: str, value: bytes) -> tuple[bool, bool]:
     decode, read, quick = READERS[kind]
     expected = verdict(read, value)
     assert verdict(decode, value) == expected, value
+    check_compiled(kind, value, expected)
     msgspec.msgpack.encode(expected)  # whatever was accepted can be written out again
     try:
         found = quick(value, RECORD_MS)
@@ -127,6 +134,18 @@ def check(kind: str, value: bytes) -> tuple[bool, bool]:
         return not isinstance(expected, tuple), False
     assert found == expected, value
     return True, True
+
+
+def check_compiled(kind: str, value: bytes, expected: object) -> None:
+    """Assert that the compiled part, where it is there, leaves the record to Python or keeps of it what Python does."""
+    if kind != "touch" or COMPILED is None:
+        return
+    key = expected.person_id.encode() if isinstance(expected, Touch) else b"p1"
+    kept: list[Any] = []
+    COMPILED.touches([LogRecord(7, RECORD_MS, key, value)], 0, False, kept)
+    for found in kept:
+        assert isinstance(expected, Touch), value
+        assert found == (7, RECORD_MS, key, expected.occurred_ms, frame(expected)), value
 
 
 def corpus() -> Iterator[tuple[str, bytes, bytes]]:

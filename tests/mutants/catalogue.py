@@ -301,8 +301,8 @@ CORE = (
     ),
     Mutant(
         "restated-without-the-touches-that-are-gone",
-        "sealed=self._replaying and e.record_ms < self._sealed_below_ms,",
-        "",
+        "created.sealed = self._replaying and e.record_ms < self._sealed_below_ms",
+        "created.sealed = False",
         (f"{CREDITING}::test_a_sealed_conversion_stays_as_it_was_published",),
     ),
     Mutant(

@@ -12,6 +12,7 @@ from state.memory import MemoryStore
 from state.store import Fenced, Lost, Unreachable, Writes
 from streams.credit_task import CreditTask
 from streams.decode import Decoder
+from streams.native import load
 from streams.processor import Limits
 from streams.publish import Output, Superseded, Uncertain
 from streams.report import BatchReport
@@ -149,12 +150,21 @@ class Worker:
         self.consumer = _Consumer(self)
         scenario = world.scenario
         settle_ms, policy = scenario.settle_ms, scenario.policy
+        publisher = _Publisher(self)
+        # Workers with the compiled part and without take turns: they must be able to follow each other.
+        publisher.native = load() if world.kafka.epoch % 2 else None
         self.task: Any = CreditTask(
             0,
             TOPICS,
             _Store(self),
-            _Publisher(self),  # type: ignore[arg-type]
-            Decoder(TOPICS.touches, TOPICS.conversions, TOPICS.moves, policy.journey == "account"),
+            publisher,  # type: ignore[arg-type]
+            Decoder(
+                TOPICS.touches,
+                TOPICS.conversions,
+                TOPICS.moves,
+                policy.journey == "account",
+                native=publisher.native,
+            ),
             Rules(policy, settle_ms),
             Limits(settle_ms, rng.choice((1, 3, 50)), held_max=2, commit_every_s=rng.choice((0.2, 2.0)), retry_s=30.0),
             self.at,

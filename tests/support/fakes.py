@@ -21,9 +21,11 @@ from faust.types import TP
 from state.memory import MemoryStore
 from state.store import Writes
 from streams import credit_task, decode, patience, step
+from streams.native import Native
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain
 from streams.topics import Topics
 from streams.transport import BATCHES_IN_FLIGHT, Batch
+from tests.support.read_back import new_output, published
 
 TOPICS = Topics("touches", "conversions", "moves", "credits", "dead-letters")
 TOUCHES, CONVERSIONS, MOVES = (TP(topic, 0) for topic in (TOPICS.touches, TOPICS.conversions, TOPICS.moves))
@@ -107,7 +109,8 @@ class Kafka:
     def publish(self, output: Output, offsets: Mapping[str, int]) -> None:
         """One transaction, whole."""
         self.transactions += 1
-        for publication in output.publications:
+        publications = published(output)
+        for publication in publications:
             record_ms = publication.source.record_ms
             for home in publication.homes or [0]:
                 for key, value in publication.records:
@@ -116,7 +119,7 @@ class Kafka:
         self.dead += output.dead
         self.committed.update(offsets)
         self.ledger.append(
-            ("published", sum(len(p.records) for p in output.publications), len(output.dead), tuple(offsets.values()))
+            ("published", sum(len(p.records) for p in publications), len(output.dead), tuple(offsets.values()))
         )
 
     def _send(self, sends: Sequence[tuple[str, bytes, bytes]]) -> None:
@@ -138,10 +141,12 @@ class Publisher:
         self._epoch: int | None = None
         self.faults: deque[str] = deque()
         self.pause: Callable[[str], Awaitable[None]] = _go_on
+        # The compiled part, where credits shall go through it.
+        self.native: Native | None = None
 
     def output(self, partition: int) -> Output:
-        """An empty output that keeps its publications."""
-        return Output()
+        """An empty output that keeps its publications, as objects or as record batches."""
+        return new_output(self.native, partition)
 
     async def start(self) -> None:
         await asyncio.sleep(0)

@@ -20,6 +20,7 @@ from state.store import Lost
 from streams import credit_task, decode, step
 from streams.credit_task import CreditTask
 from streams.decode import Decoder
+from streams.native import load
 from streams.publish import Uncertain
 from streams.step import Applied, Limits
 from streams.topics import Topics
@@ -210,7 +211,7 @@ def crediting(kafka: Kafka, policy: dict[str, Any], rng: random.Random, reports:
     """The credit stage under this policy; what it does is added to `reports`."""
     settle_ms = duration_ms(policy["processing"]["settle"])
     compiled = Policy.from_effective({name: policy[name] for name in ("attribution", "conversions")})
-    decoder = Decoder(TOPICS.touches, TOPICS.conversions, TOPICS.moves, False)
+    decoder = Decoder(TOPICS.touches, TOPICS.conversions, TOPICS.moves, False, native=load())
 
     def make(partition: int, store: MemoryStore, publisher: Any, crash_point: Callable[[str], None]) -> CreditTask:
         limits = Limits(settle_ms, rng.choice((1, 3, 50)), held_max=rng.choice((2, 100)), trip_wire=False)

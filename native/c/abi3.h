@@ -1,0 +1,71 @@
+/* The part of CPython's stable ABI (3.11 and later) that is used here, declared by hand: who builds needs no Python.h.
+ * These functions and layouts are promised to stay as they are; see "Stable ABI" in Python's C API reference. */
+#ifndef ABI3_H
+#define ABI3_H
+
+#include <stddef.h>
+#include <sys/types.h>
+
+typedef ssize_t Py_ssize_t;
+typedef struct _object PyObject;
+
+typedef struct {
+    const char *name;
+    PyObject *(*call)(PyObject *, PyObject *const *, Py_ssize_t);
+    int flags;
+    const char *doc;
+} PyMethodDef;
+#define METH_FASTCALL 0x80
+
+typedef struct {
+    Py_ssize_t refcount;
+    void *type, *init;
+    Py_ssize_t index;
+    PyObject *copy;
+} PyModuleDef_Base;
+
+typedef struct {
+    PyModuleDef_Base base;
+    const char *name, *doc;
+    Py_ssize_t size;
+    PyMethodDef *methods;
+    void *slots, *traverse, *clear, *free;
+} PyModuleDef;
+#define PYTHON_ABI_VERSION 3
+
+extern char _Py_NoneStruct[];
+#define Py_None ((PyObject *)_Py_NoneStruct)
+extern PyObject *PyExc_TypeError, *PyExc_ValueError;
+
+PyObject *PyModule_Create2(PyModuleDef *, int);
+int PyModule_AddIntConstant(PyObject *, const char *, long);
+void Py_IncRef(PyObject *);
+void Py_DecRef(PyObject *);
+PyObject *PyErr_Occurred(void);
+void PyErr_Clear(void);
+void PyErr_SetString(PyObject *, const char *);
+PyObject *PyErr_NoMemory(void);
+PyObject *PyObject_GetAttr(PyObject *, PyObject *);
+int PyObject_IsTrue(PyObject *);
+PyObject *PyUnicode_InternFromString(const char *);
+PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *);
+PyObject *PyLong_FromLongLong(long long);
+long long PyLong_AsLongLong(PyObject *);
+PyObject *PyBytes_FromStringAndSize(const char *, Py_ssize_t);
+int PyBytes_AsStringAndSize(PyObject *, char **, Py_ssize_t *);
+PyObject *PyTuple_New(Py_ssize_t);
+Py_ssize_t PyTuple_Size(PyObject *);
+PyObject *PyTuple_GetItem(PyObject *, Py_ssize_t);
+int PyTuple_SetItem(PyObject *, Py_ssize_t, PyObject *);
+PyObject *PyList_New(Py_ssize_t);
+Py_ssize_t PyList_Size(PyObject *);
+PyObject *PyList_GetItem(PyObject *, Py_ssize_t);
+int PyList_SetItem(PyObject *, Py_ssize_t, PyObject *);
+int PyList_Append(PyObject *, PyObject *);
+PyObject *PyDict_GetItemWithError(PyObject *, PyObject *);
+PyObject *PyCapsule_New(void *, const char *, void (*)(PyObject *));
+void *PyCapsule_GetPointer(PyObject *, const char *);
+char *PyOS_double_to_string(double, char, int, int, int *);
+void PyMem_Free(void *);
+
+#endif

@@ -1,0 +1,219 @@
+/* Touches: from the JSON of a record to the frame that is kept of it, as models/events.py and models/journey.py do it.
+ *
+ * What is read here is the plain case, which is nearly all records: one flat JSON object in ASCII, its texts without
+ * escapes and without spaces at their ends, the time a number of milliseconds, the channel given. Everything else is
+ * "in doubt" and is left to Python, valid or not: so nothing here ever refuses a record, and nothing is accepted that
+ * Python would refuse or read another way. */
+#ifndef TOUCHES_H
+#define TOUCHES_H
+
+#include "abi3.h"
+#include "bytes.h"
+
+#define RECORD_BYTES_MAX 65536 /* longer ones are in doubt; the contract allows a megabyte */
+#define ID_BYTES_MAX 256
+#define TIME_DIGITS_MAX 18
+#define EARLIEST_MS 946684800000 /* as in models/times.py */
+#define AHEAD_MAX_MS 172800000
+#define RECORD_MS_MAX (1ll << 53)
+#define FRAME_MORE_BYTES 128 /* a frame beside its texts: 12 marks of up to 5 bytes, two numbers, "visit" */
+
+enum Field {
+    EVENT_ID, PERSON_ID, ACCOUNT_ID, URL, TYPE, CHANNEL, SOURCE, MEDIUM, CAMPAIGN, CONTENT, TERM,
+    TEXTS,       /* so many fields are kept */
+    OCCURRED_AT, /* the time */
+    UNUSED,      /* must be plain text, and is not looked at */
+    DOUBTFUL     /* has rules of its own, which Python knows */
+};
+
+#define NAMED(text, field) {text, sizeof(text) - 1, field}
+
+static enum Field field_named(Text name) {
+    static const struct { const char *text; ssize_t size; enum Field field; } NAMES[] = {
+        NAMED("event_id", EVENT_ID), NAMED("person_id", PERSON_ID), NAMED("occurred_at", OCCURRED_AT),
+        NAMED("type", TYPE), NAMED("channel", CHANNEL), NAMED("source", SOURCE), NAMED("medium", MEDIUM),
+        NAMED("campaign", CAMPAIGN), NAMED("content", CONTENT), NAMED("term", TERM), NAMED("url", URL),
+        NAMED("account_id", ACCOUNT_ID), NAMED("cost", DOUBTFUL), NAMED("currency", DOUBTFUL),
+        NAMED("properties", DOUBTFUL),
+    };
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (NAMES[i].size == name.size && !memcmp(NAMES[i].text, name.at, (size_t)name.size)) return NAMES[i].field;
+    return UNUSED;
+}
+
+static const uint8_t *skip_blanks(const uint8_t *p, const uint8_t *end) {
+    while (p < end && (*p == ' ' || *p == '\n' || *p == '\r' || *p == '\t')) p++;
+    return p;
+}
+
+/* The place behind `expected` and the blanks around it; NULL where something else stands there. */
+static const uint8_t *skip(const uint8_t *p, const uint8_t *end, char expected) {
+    p = skip_blanks(p, end);
+    if (p >= end || *p != (uint8_t)expected) return NULL;
+    return skip_blanks(p + 1, end);
+}
+
+/* A text in quotes, of printable ASCII (0x7f is allowed in JSON) without escapes. NULL: in doubt. */
+static const uint8_t *read_text(const uint8_t *p, const uint8_t *end, Text *t) {
+    if (p >= end || *p++ != '"') return NULL;
+    t->at = p;
+    while (p < end && *p >= 0x20 && *p < 0x80 && *p != '"' && *p != '\\') p++;
+    if (p >= end || *p != '"') return NULL;
+    t->size = p - t->at;
+    if (t->size && (t->at[0] == ' ' || t->at[t->size - 1] == ' ')) return NULL;
+    return p + 1;
+}
+
+static const uint8_t *read_time(const uint8_t *p, const uint8_t *end, int64_t *ms) {
+    const uint8_t *start = p;
+    *ms = 0;
+    if (p < end && *p == '0') return NULL;
+    while (p < end && *p >= '0' && *p <= '9' && p - start < TIME_DIGITS_MAX) *ms = 10 * *ms + (*p++ - '0');
+    return p > start ? p : NULL; /* a digit, dot or e that follows is no comma: in doubt */
+}
+
+/* The texts and the time of a touch; of a name that comes twice the last counts. False: in doubt. */
+static bool read_touch(const uint8_t *p, const uint8_t *end, Text texts[TEXTS], int64_t *occurred_ms) {
+    bool has_time = false;
+    if (!(p = skip(p, end, '{'))) return false;
+    for (;;) {
+        Text name, value;
+        if (!(p = read_text(p, end, &name)) || !(p = skip(p, end, ':'))) return false;
+        enum Field field = field_named(name);
+        if (field == DOUBTFUL) return false;
+        if (field == OCCURRED_AT) {
+            if (!(p = read_time(p, end, occurred_ms))) return false;
+            has_time = true;
+        } else {
+            if (!(p = read_text(p, end, &value))) return false;
+            if (field < TEXTS) texts[field] = value;
+        }
+        p = skip_blanks(p, end);
+        if (p >= end) return false;
+        if (*p == '}') return has_time && skip_blanks(p + 1, end) == end;
+        if (*p != ',') return false;
+        p = skip_blanks(p + 1, end);
+    }
+}
+
+static bool contains(Text t, const char *what) {
+    size_t size = strlen(what);
+    for (const uint8_t *p = t.at, *end = p + t.size; (size_t)(end - p) >= size; p++) {
+        if (!(p = memchr(p, *what, (size_t)(end - p) - size + 1))) return false;
+        if (!memcmp(p, what, size)) return true;
+    }
+    return false;
+}
+
+/* Whether the url may say what the record leaves out. */
+static bool url_adds(const Text texts[TEXTS]) {
+    static const struct { enum Field field; const char *parameter; } NAMES[] = {
+        {SOURCE, "utm_source="}, {MEDIUM, "utm_medium="}, {CAMPAIGN, "utm_campaign="}, {CONTENT, "utm_content="},
+        {TERM, "utm_term="},
+    };
+    if (!texts[URL].size || !contains(texts[URL], "utm_")) return false;
+    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
+        if (!texts[NAMES[i].field].size && contains(texts[URL], NAMES[i].parameter)) return true;
+    return false;
+}
+
+static Text or_null(Text t) { return t.size ? t : (Text){NULL, -1}; }
+
+/* The frame of the touch in `value`, put into `frame`; by_account: journeys are kept by account. False: in doubt. */
+static bool frame_of(Text value, Text key, int64_t record_ms, bool by_account, Buffer *frame, int64_t *occurred_ms) {
+    Text texts[TEXTS] = {{NULL, 0}};
+    if (value.size > RECORD_BYTES_MAX || record_ms < 0 || record_ms > RECORD_MS_MAX) return false;
+    if (!read_touch(value.at, value.at + value.size, texts, occurred_ms)) return false;
+    Text owner = texts[by_account ? ACCOUNT_ID : PERSON_ID];
+    if (!texts[EVENT_ID].size || !texts[PERSON_ID].size || !owner.size || !texts[CHANNEL].size) return false;
+    if (texts[EVENT_ID].size > ID_BYTES_MAX || texts[PERSON_ID].size > ID_BYTES_MAX) return false;
+    if (texts[ACCOUNT_ID].size > ID_BYTES_MAX) return false;
+    if (key.size != owner.size || memcmp(key.at, owner.at, (size_t)key.size)) return false;
+    if (*occurred_ms < EARLIEST_MS || *occurred_ms > record_ms + AHEAD_MAX_MS) return false;
+    if (url_adds(texts)) return false;
+    frame->size = 0;
+    if (!reserve(frame, (size_t)value.size + FRAME_MORE_BYTES)) return false;
+    uint8_t *o = frame->at;
+    *o++ = by_account ? 0x9c : 0x9b; /* an array of 12 or 11 */
+    *o++ = 0xc0;
+    o = put_packed_text(o, texts[EVENT_ID]);
+    o = put_packed_int(o, *occurred_ms);
+    o = put_packed_int(o, record_ms - *occurred_ms);
+    o = put_packed_text(o, texts[TYPE].size ? texts[TYPE] : (Text){(const uint8_t *)"visit", 5});
+    o = put_packed_text(o, texts[CHANNEL]);
+    for (int field = SOURCE; field <= TERM; field++) o = put_packed_text(o, or_null(texts[field]));
+    if (by_account) o = put_packed_text(o, texts[PERSON_ID]);
+    frame->size = (size_t)(o - frame->at);
+    return true;
+}
+
+static PyObject *name_value, *name_key, *name_timestamp, *name_offset;
+
+/* The attribute as bytes that `*owner` keeps alive; false where it is none. */
+static bool bytes_of(PyObject *record, PyObject *name, PyObject **owner, Text *t) {
+    char *at;
+    *owner = PyObject_GetAttr(record, name);
+    if (!*owner || *owner == Py_None || PyBytes_AsStringAndSize(*owner, &at, &t->size)) return false;
+    t->at = (const uint8_t *)at;
+    return true;
+}
+
+/* (offset, record time, key, event time, frame) as streams/decode.py has it; takes the references. */
+static PyObject *taken_touch(PyObject *parts[5]) {
+    PyObject *taken = PyTuple_New(5);
+    for (int i = 0; i < 5; i++) {
+        if (!parts[i] || !taken) {
+            for (int j = i; j < 5; j++) if (parts[j]) Py_DecRef(parts[j]);
+            if (taken) Py_DecRef(taken);
+            return NULL;
+        }
+        PyTuple_SetItem(taken, i, parts[i]);
+    }
+    return taken;
+}
+
+/* touches(records: list, start: int, by_account: bool, out: list) -> int
+ * Appends what the records from `start` on come to; ends before the first in doubt and returns its place, or how many
+ * there are. */
+static PyObject *touches(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    static Buffer frame; /* nothing between frame_of and the making of the bytes can run Python code */
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "touches takes 4 arguments");
+        return NULL;
+    }
+    long long at = PyLong_AsLongLong(args[1]);
+    bool by_account = PyObject_IsTrue(args[2]) == 1;
+    if (PyErr_Occurred()) return NULL;
+    for (; at < PyList_Size(args[0]); at++) {
+        PyObject *record = PyList_GetItem(args[0], at); /* borrowed */
+        if (!record) return NULL;
+        Py_IncRef(record);
+        PyObject *value_owner = NULL, *key_owner = NULL, *stamp = PyObject_GetAttr(record, name_timestamp);
+        Text value, key;
+        int64_t occurred_ms = 0;
+        long long record_ms = stamp ? PyLong_AsLongLong(stamp) : -1;
+        bool is_plain = stamp && bytes_of(record, name_value, &value_owner, &value) &&
+                        bytes_of(record, name_key, &key_owner, &key) &&
+                        frame_of(value, key, record_ms, by_account, &frame, &occurred_ms);
+        PyObject *kept = is_plain ? PyBytes_FromStringAndSize((char *)frame.at, (Py_ssize_t)frame.size) : NULL;
+        if (value_owner) Py_DecRef(value_owner);
+        if (!is_plain) {
+            if (key_owner) Py_DecRef(key_owner);
+            if (stamp) Py_DecRef(stamp);
+            Py_DecRef(record);
+            PyErr_Clear(); /* Python will meet it again */
+            break;
+        }
+        PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, key_owner,
+                              PyLong_FromLongLong(occurred_ms), kept};
+        Py_DecRef(record);
+        PyObject *taken = taken_touch(parts);
+        int failed = !taken || PyList_Append(args[3], taken);
+        if (taken) Py_DecRef(taken);
+        if (failed) return NULL;
+    }
+    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(at);
+}
+
+#endif

@@ -1,0 +1,132 @@
+"""Output whose record batches are written by the compiled part; what a transaction publishes stays the same bytes."""
+
+import struct
+from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
+from typing import Any
+
+from aiokafka import AIOKafkaProducer
+from aiokafka.codec import zstd_encode
+from aiokafka.producer.message_accumulator import BatchBuilder
+from aiokafka.record.util import calc_crc32c
+
+from models.credit import Record
+from models.crediting import Source
+from streams.native import Native, Written
+from streams.publish import BATCH_BYTES, CREDIT_SCHEMA, BatchedOutput, Output, Publisher
+
+# Header of a batch of format 2: offset, length, leader epoch, magic and checksum, and behind these what the checksum is
+# over: attributes, last offset, first and latest record time, producer (id, epoch, sequence), number of records.
+_START = struct.Struct(">qiibI")
+_CHECKED = struct.Struct(">hiqqqhii")
+_LENGTH_AT = 12
+_MAGIC = 2
+_ZSTD, _TRANSACTIONAL = 4, 16
+
+
+class CompiledOutput(BatchedOutput):
+    """As `BatchedOutput`. `credits` of a plain conversion can be written into `batches` by who knows how."""
+
+    __slots__ = ("_headers", "batches", "native")
+
+    def __init__(self, native: Native, partition: int, place: Callable[[str, int], tuple[str, bytes]]) -> None:
+        self.native = native
+        super().__init__(partition, lambda: None, place)
+
+    def packed_headers(self, kind: str, offset: int) -> bytes:
+        """The headers of a record that the record there brought about, as Kafka has them."""
+        name, place = self._place(kind, offset)
+        return b"".join((_FIRST_HEADER, _packed(name), _packed(place)))
+
+    def wrote(self, count: int) -> None:
+        """So many records were written into `batches`."""
+        self._count += count
+
+    def close(self) -> list[tuple[Any, int]]:
+        self._count = 0
+        self.full += [(CompiledBatch(written), written[1]) for written in self.native.take(self.batches)]
+        return self.full
+
+    def _put(self, source: Source, records: Sequence[Record]) -> None:
+        headers, stamp = self.packed_headers(source.kind, source.offset), source.record_ms
+        batches, append = self.batches, self.native.append
+        for key, value in records:
+            append(batches, stamp, key, value, headers)
+        self._count += len(records)
+
+    def _start(self) -> None:
+        self.batches = self.native.batches(BATCH_BYTES)
+        self._count = 0
+
+
+class CompiledBatch(BatchBuilder):  # type: ignore[misc]
+    """A batch whose records are written already, as aiokafka's producer takes it."""
+
+    def __init__(self, written: Written) -> None:
+        self._builder = _Builder(written)
+        self._buffer = None
+        self._relative_offset = written[1]
+        self._closed = True
+        self._key_serializer = self._value_serializer = None
+
+    def _set_producer_state(self, producer_id: int, producer_epoch: int, base_sequence: int) -> None:
+        self._builder.producer = (producer_id, producer_epoch, base_sequence)
+
+
+class _Builder:
+    """In place of aiokafka's builder, of which a batch that is closed calls these two."""
+
+    def __init__(self, written: Written) -> None:
+        self._written = written
+        self.producer = (-1, -1, 0)
+
+    def size(self) -> int:
+        return _START.size + _CHECKED.size + len(self._written[0])
+
+    def build(self) -> bytearray:
+        records, count, first_ms, last_ms = self._written
+        attributes = _ZSTD | _TRANSACTIONAL
+        checked = _CHECKED.pack(attributes, count - 1, first_ms, last_ms, *self.producer, count) + zstd_encode(records)
+        length = _START.size - _LENGTH_AT + len(checked)
+        return bytearray(_START.pack(0, length, -1, _MAGIC, calc_crc32c(checked)) + checked)
+
+
+class CompiledPublisher(Publisher):
+    """The transactional producer of one partition number, whose outputs the compiled part writes."""
+
+    def __init__(
+        self,
+        client: Mapping[str, Any],
+        transactional_id: str,
+        group: str,
+        topics: Mapping[str, str],
+        crash_point: Callable[[str], None],
+        native: Native,
+    ) -> None:
+        """All but `native` as in `Publisher`."""
+        super().__init__(client, transactional_id, group, topics, crash_point)
+        self._native = native
+
+    def _new_output(self, partition: int, producer: AIOKafkaProducer) -> Output:
+        return CompiledOutput(self._native, partition, self._places(partition))
+
+
+def _packed(text: bytes | str) -> bytes:
+    """A text with its size in front, as it stands in a header."""
+    raw = text.encode() if isinstance(text, str) else text
+    return _varint(len(raw)) + raw
+
+
+@lru_cache(1_024)
+def _varint(number: int) -> bytes:
+    """A number as Kafka has it inside a record: zigzag, then seven bits a byte."""
+    left, out = number << 1, bytearray()
+    while left >= 0x80:
+        out.append(left & 0x7F | 0x80)
+        left >>= 7
+    out.append(left)
+    return bytes(out)
+
+
+# How many headers there are, and the one that is always the same.
+_FIRST_HEADER = _varint(2) + _packed(CREDIT_SCHEMA[0]) + _packed(CREDIT_SCHEMA[1])

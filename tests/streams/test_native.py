@@ -1,0 +1,192 @@
+"""The compiled part does what Python does, to the byte, or leaves it to Python: for plain, odd and hostile input."""
+
+import random
+from typing import Any
+
+import pytest
+
+from models.policy import Policy
+from models.rules import Rules
+from streams import native as streams_native
+from streams.decode import Decoder, Taken
+from streams.native import Native, load
+from streams.plain import rows_of
+from tests.support import plain_cases
+
+pytestmark = pytest.mark.native
+
+RECORDS, CASES = 4_000, 600
+SLOW_TIMES = 100
+
+
+@pytest.fixture(scope="module")
+def native() -> Native:
+    """The compiled part; everything here is about it."""
+    found = load()
+    if found is None:
+        pytest.skip(streams_native.describe(True))
+    return found
+
+
+def taken(records: list[Any], by_account: bool, native: Native | None) -> Taken:
+    out = Taken()
+    Decoder("touches", "conversions", "moves", by_account, native=native).touches(records, 3, out)
+    return out
+
+
+def check_touches(native: Native, seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    records = plain_cases.touch_records(rng, count)
+    for by_account in (False, True):
+        assert taken(records, by_account, native) == taken(records, by_account, None), f"seed {seed}"
+    alone: list[Any] = []
+    for record in records:
+        native.touches([record], 0, False, alone)
+    valid = len(taken(records, False, None).touches)
+    print(f"seed {seed}: {count} records, {valid} valid, {len(alone)} of them read by the compiled part")
+    assert valid > 0.2 * count
+    assert len(alone) > 0.4 * valid, "the compiled part hardly takes part"
+
+
+def outcome(case: plain_cases.Case, native: Native | None) -> object:
+    """What comes of it, or how it fails."""
+    try:
+        return plain_cases.decide(case, native)
+    except ValueError as error:  # a journey that cannot be read
+        return str(error)
+
+
+def check_credits(native: Native, seed: int, count: int) -> None:
+    rng = random.Random(seed)
+    seen = Seen(native)
+    credited = 0
+    for n in range(count):
+        case = plain_cases.case(rng)
+        expected = outcome(case, None)
+        assert outcome(case, seen) == expected, f"seed {seed}, case {n}"  # type: ignore[arg-type]
+        credited += isinstance(expected, plain_cases.Decision) and expected.report.credited
+    print(f"seed {seed}: {count} journeys, {credited} credited, {seen.written} of them by the compiled part")
+    assert credited > 0.5 * count
+    assert seen.written > 0.15 * credited, "the compiled part hardly takes part"
+
+
+class Seen:
+    """The compiled part, counting how often it did not leave a conversion to Python."""
+
+    def __init__(self, native: Native) -> None:
+        self._native = native
+        self.written = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._native, name)
+
+    def credit(self, *given: Any) -> Any:
+        found = self._native.credit(*given)
+        self.written += isinstance(found, tuple)
+        return found
+
+
+def test_touches(native: Native, seed: int) -> None:
+    """Touches, dead letters and their order are those of Python, for persons and accounts."""
+    check_touches(native, seed, RECORDS)
+
+
+def test_credits(native: Native, seed: int) -> None:
+    """Record batches, writes, dead letters and counts of a conversion are those of Python, or both fail alike."""
+    check_credits(native, seed, CASES)
+
+
+@pytest.mark.slow
+def test_many(native: Native, seed: int) -> None:
+    """The same for a hundred times as many."""
+    for more in range(SLOW_TIMES):
+        check_touches(native, seed + more, RECORDS)
+        check_credits(native, seed + more, CASES)
+
+
+def test_shares_are_those_of_python(native: Native, seed: int) -> None:
+    """Time decay over random spans gives each share as Python's division does, in its shortest text."""
+    rng = random.Random(seed)
+    # What credits are compared by in bulk, with many touches of odd ages: every one has a weight of its own.
+    for n in range(200):
+        case = plain_cases.case(rng)
+        case.rules = Rules(
+            Policy.from_effective({"attribution": {"models": ["time_decay"], "lookback": "90d"}}), rng.choice((0, 250))
+        )
+        assert outcome(case, native) == outcome(case, None), f"seed {seed}, case {n}"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        (),
+        (1, 2, 3, 4),
+        ([], 0, False),
+        (None, 0, False, []),
+        ([], "0", False, []),
+        ([], 0, False, None),
+        ([1], -5, 0, []),
+    ],
+)
+def test_wrong_arguments_are_errors(native: Any, arguments: tuple[Any, ...]) -> None:
+    """A caller's mistake raises, it does not crash; nothing to do is no mistake."""
+    if arguments == ([], 0, False, None):
+        assert native.touches(*arguments) == 0
+        return
+    with pytest.raises((TypeError, ValueError, IndexError, SystemError)):
+        native.touches(*arguments)
+
+
+def test_wrong_credits_are_errors(native: Any) -> None:
+    """Too few arguments, strange objects and rows that are not whole raise."""
+    batches = native.batches(1_000)
+    for wrong in ((), (batches,), (object(),) * 13, (batches, 1, 1, (1,), 1, *(b"",) * 4, [], [], (), {})):
+        with pytest.raises((TypeError, ValueError, IndexError, SystemError)):
+            native.credit(*wrong)
+    with pytest.raises(ValueError, match="limit"):
+        native.batches(-1)
+    with pytest.raises((TypeError, ValueError)):
+        native.take(object())
+
+
+def test_rows_that_are_not_whole_raise(native: Any) -> None:
+    """Whatever `rows` holds, only what lies inside of it is read."""
+    touch = plain_cases.frame(plain_cases.Touch("t1", "p", 1_000, "visit", "email", record_ms=1_000))
+    linear = Policy.from_effective({"attribution": {"models": ["linear"]}}).models[0]
+    whole = rows_of(linear, 1) or b""
+    for rows in (whole[:cut] for cut in range(len(whole))):
+        given = (
+            (-1, 0, 10_000, 0, 10_000),
+            10,
+            b"\0",
+            b"{",
+            b"",
+            b"c",
+            [None, touch],
+            [],
+            ((b"linear", True, False, 0),),
+        )
+        with pytest.raises(ValueError, match="rows"):
+            native.credit(native.batches(1_000), 1_000, 7, *given, {1: (rows,)})
+
+
+def test_no_character_beyond_ascii_is_folded_into_direct() -> None:
+    """The compiled part compares channels with `direct` byte by byte, in ASCII."""
+    letters = set("()direct")
+    assert not [c for c in map(chr, range(128, 0x110000)) if set(c.casefold()) <= letters]
+
+
+def test_it_can_be_turned_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unwanted, missing or of another version, it is not used, and said so."""
+    assert load(False) is None
+    assert "processing.native" in streams_native.describe(False)
+    monkeypatch.setattr(streams_native, "MODULE", "touchstream_native.absent")
+    assert load() is None
+    assert "not installed" in streams_native.describe(True)
+
+
+def test_another_version_is_not_used(native: Native, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was built from other sources may take other arguments."""
+    monkeypatch.setattr(streams_native, "INTERFACE", native.INTERFACE + 1)
+    assert load() is None
+    assert "another version" in streams_native.describe(True)

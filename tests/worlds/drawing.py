@@ -18,6 +18,7 @@ from tests.worlds.world import DAY_MS, HOUR_MS, IDS, Item, Person, Record, World
 SHUFFLED_QUIET_POINTS = 10
 QUIET_POINTS = 200
 PEOPLE_MIN, PEOPLE_MAX = 50, 200
+AWAY_MAX_MS = 7 * DAY_MS
 START_MS = 1_717_200_000_000  # 2024-06-01T00:00:00Z
 CHANNELS = ("Email", "email", "Paid Search", "Display", "direct", "(Direct)", "Referral")
 CAMPAIGNS = ("spring", "Spring", "summer", None)
@@ -67,10 +68,22 @@ def _cut(rng: random.Random, world: World) -> None:
     """Choose the quiet points: some by lot, some as a precaution, and by lot again until there are enough."""
     places = range(1, len(world.items))
     world.cuts = sorted({*rng.sample(places, QUIET_POINTS // 2), len(world.items)})
-    cuts = {*world.cuts, *_precautions(world)}
+    cuts = {*world.cuts, *_precautions(world), *_pauses(world)}
     others = [place for place in places if place not in cuts]
     more = max(0, min(QUIET_POINTS - len(cuts), len(others)))
     world.cuts = sorted({*cuts, *rng.sample(others, more)})
+
+
+def _pauses(world: World) -> set[int]:
+    """A cut wherever much time has passed since the last: keys and records that nobody looks at for weeks expire, and
+    workers that are away for so long are another matter."""
+    cuts: set[int] = set()
+    since_ms = world.items[0].arrival_ms
+    for place, item in enumerate(world.items):
+        if item.arrival_ms - since_ms > AWAY_MAX_MS:
+            cuts.add(place)
+            since_ms = item.arrival_ms
+    return cuts
 
 
 def _precautions(world: World) -> set[int]:

@@ -104,6 +104,7 @@ def touch(number: int, event_id: str, at_ms: int) -> Row:
     return {"event_id": f"{event_id}-{number}", "person_id": person, "occurred_at": at_ms, "channel": "Email"}
 
 
+@pytest.mark.slow  # two minutes: policies are announced half a minute ahead
 def test_a_policy_counts_from_its_time_whoever_works(place: Place) -> None:
     """Conversions recorded before the time are credited by the old policy and the others by the new one, on the worker
     with the old file too; late touches restate each under its own; an emptied store is built again to the same view."""

@@ -1,7 +1,7 @@
 /* Touches: from the JSON of a record to the frame that is kept of it, as models/events.py and models/journey.py do it.
  *
  * What is read here is the plain case, which is nearly all records: one flat JSON object in ASCII, its texts without
- * escapes and without spaces at their ends, the time a number of milliseconds, the channel given. Everything else is
+ * escapes and without spaces at their ends, the time in milliseconds or RFC 3339 with a Z, the channel given. All else is
  * "in doubt" and is left to Python, valid or not: so nothing here ever refuses a record, and nothing is accepted that
  * Python would refuse or read another way. */
 #ifndef TOUCHES_H
@@ -64,8 +64,53 @@ static const uint8_t *read_text(const uint8_t *p, const uint8_t *end, Text *t) {
     return p + 1;
 }
 
+static bool is_digit(uint8_t c) { return c >= '0' && c <= '9'; }
+
+/* `count` digits as a number; the caller has looked that they are digits. */
+static int number_of(const uint8_t *p, int count) {
+    int found = 0;
+    while (count-- > 0) found = 10 * found + (*p++ - '0');
+    return found;
+}
+
+static bool is_leap(int year) { return (year % 4 == 0 && year % 100 != 0) || year % 400 == 0; }
+
+/* Days from 1970-01-01 to a date of the Gregorian calendar, from 1970 on; -1 where there is no such date. */
+static int64_t days_to(int year, int month, int day) {
+    static const int BEFORE[] = {0, 31, 59, 90, 120, 151, 181, 212, 243, 273, 304, 334, 365};
+    if (year < 1970 || month < 1 || month > 12 || day < 1) return -1;
+    int leap_day = is_leap(year) && month == 2;
+    if (day > BEFORE[month] - BEFORE[month - 1] + leap_day) return -1;
+    int earlier = year - 1; /* 477 leap days are before 1970 */
+    int64_t leaps = earlier / 4 - earlier / 100 + earlier / 400 - 477;
+    return 365 * (int64_t)(year - 1970) + leaps + BEFORE[month - 1] + (is_leap(year) && month > 2) + day - 1;
+}
+
+/* The rest of "2026-03-01T09:00:00.123Z" behind its first quote. Other offsets and spellings are in doubt. */
+static const uint8_t *read_utc(const uint8_t *p, const uint8_t *end, int64_t *ms) {
+    static const char FORM[] = "dddd-dd-ddTdd:dd:dd";
+    enum { SIZE = sizeof FORM - 1 };
+    if (end - p < SIZE) return NULL;
+    for (int i = 0; i < SIZE; i++)
+        if (FORM[i] == 'd' ? !is_digit(p[i]) : p[i] != (uint8_t)FORM[i]) return NULL;
+    int64_t days = days_to(number_of(p, 4), number_of(p + 5, 2), number_of(p + 8, 2));
+    int hour = number_of(p + 11, 2), minute = number_of(p + 14, 2), second = number_of(p + 17, 2), millis = 0;
+    if (days < 0 || hour > 23 || minute > 59 || second > 59) return NULL;
+    p += SIZE;
+    if (p < end && *p == '.') { /* what is below a millisecond is cut off */
+        const uint8_t *start = ++p;
+        int weight = 100;
+        for (; p < end && is_digit(*p); p++, weight /= 10) millis += weight * (*p - '0');
+        if (p == start) return NULL;
+    }
+    if (end - p < 2 || p[0] != 'Z' || p[1] != '"') return NULL;
+    *ms = (((days * 24 + hour) * 60 + minute) * 60 + second) * 1000 + millis;
+    return p + 2;
+}
+
 static const uint8_t *read_time(const uint8_t *p, const uint8_t *end, int64_t *ms) {
     const uint8_t *start = p;
+    if (p < end && *p == '"') return read_utc(p + 1, end, ms);
     *ms = 0;
     if (p < end && *p == '0') return NULL;
     while (p < end && *p >= '0' && *p <= '9' && p - start < TIME_DIGITS_MAX) *ms = 10 * *ms + (*p++ - '0');

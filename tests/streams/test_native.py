@@ -5,8 +5,10 @@ from typing import Any
 
 import pytest
 
+from models.durations import DAY_MS
 from models.policy import Policy
 from models.rules import Rules
+from models.times import format_time, parse_time
 from streams import native as streams_native
 from streams.decode import Decoder, Taken
 from streams.native import Native, load
@@ -89,6 +91,18 @@ class Seen:
 def test_touches(native: Native, seed: int) -> None:
     """Touches, dead letters and their order are those of Python, for persons and accounts."""
     check_touches(native, seed, RECORDS)
+
+
+def test_times(native: Native, seed: int) -> None:
+    """Each day of the calendar from 2000 on is the one that Python reads, with any time of the day and any fraction."""
+    rng = random.Random(seed)
+    times_ms = [day * DAY_MS + rng.randrange(DAY_MS) for day in range(10_958, 110_000, 3)]
+    texts = [format_time(time_ms) for time_ms in times_ms]
+    # A record of the far future, so that every time is believed.
+    records = [plain_cases.touch_record(number, text, 2**53) for number, text in enumerate(texts)]
+    found: list[Any] = []
+    assert native.touches(records, 0, False, found) == len(records)
+    assert [time_ms for *_, time_ms, _ in found] == times_ms == [parse_time(text) for text in texts]
 
 
 def test_credits(native: Native, seed: int) -> None:

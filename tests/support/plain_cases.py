@@ -14,6 +14,7 @@ from models.facts import Conversion, Touch
 from models.journey import JourneyConversion, JourneyState, buckets, frame, frame_with_person, write_state
 from models.policy import AttributionTable, ConversionTable, Policy, compile_policy
 from models.rules import Rules
+from models.times import format_time
 from state.store import Writes
 from streams.compiled import CompiledOutput
 from streams.deciding import Decided, Deciding
@@ -49,16 +50,53 @@ MODELS = (
 NAMES = ("type", "source", "medium", "campaign", "content", "term", "url", "referrer", "account_id", "unknown")
 
 
+# Leap days that are and are not, edges of the calendar, and what is nearly a time.
+ODD_TIMES = (
+    "2026-01-01T00:00:00Z",
+    "2024-02-29T23:59:59.999Z",
+    "2000-02-29T00:00:00Z",
+    "2000-03-01T00:00:00Z",
+    "2000-12-31T23:59:59Z",
+    "2025-02-29T00:00:00Z",
+    "2100-02-29T00:00:00Z",
+    "2026-04-31T00:00:00Z",
+    "2026-00-10T00:00:00Z",
+    "2026-13-10T00:00:00Z",
+    "2026-01-00T00:00:00Z",
+    "2026-01-01T24:00:00Z",
+    "2026-01-01T23:60:00Z",
+    "2026-01-01T23:59:60Z",
+    "1969-12-31T23:59:59Z",
+    "1970-01-01T00:00:00Z",
+    "1999-12-31T23:59:59.999Z",
+    "2000-01-01T00:00:00Z",
+    "9999-12-31T23:59:59Z",
+    "0000-01-01T00:00:00Z",
+    "2026-01-01T00:00:00",
+    "2026-01-01T00:00:00.Z",
+    "2026-01-01T00:00:00z",
+    "2026-01-01 00:00:00Z",
+    "2026-1-01T00:00:00Z",
+    "2026-01-01T00:00:00Z ",
+)
+
+
 def touch_records(rng: random.Random, count: int) -> list[LogRecord]:
     """Records of the touches topic: valid ones, odd ones, broken ones, some under a wrong key."""
     return [_record(rng, offset) for offset in range(count)]
+
+
+def touch_record(offset: int, occurred_at: object, record_ms: int) -> LogRecord:
+    """A plain touch of that time."""
+    fields = {"event_id": f"t{offset}", "person_id": "p1", "occurred_at": occurred_at, "channel": "email"}
+    return LogRecord(offset, record_ms, b"p1", json.dumps(fields).encode())
 
 
 def _record(rng: random.Random, offset: int) -> LogRecord:
     fields = {
         "event_id": f"t{rng.randrange(10**9)}",
         "person_id": rng.choice(("p1", "p1", "p" * 256, "p" * 257)),
-        "occurred_at": NOW_MS - rng.randrange(40 * DAY_MS),
+        "occurred_at": _time(rng, NOW_MS - rng.randrange(40 * DAY_MS)),
         "channel": rng.choice(TEXTS),
     }
     fields |= {name: rng.choice(TEXTS) for name in NAMES if rng.random() < 0.5}
@@ -72,6 +110,17 @@ def _record(rng: random.Random, offset: int) -> LogRecord:
     key = str(fields.get(owner, "p1")).encode(errors="replace")
     return LogRecord(
         offset, NOW_MS + rng.choice((0, 5, -3 * DAY_MS)), rng.choice((key, key, key, b"p1")), _broken(rng, raw)
+    )
+
+
+def _time(rng: random.Random, time_ms: int) -> object:
+    """The time as a number, or in one of the spellings of RFC 3339."""
+    if rng.random() < 0.5:
+        return time_ms
+    text = format_time(time_ms)
+    whole = text[:19]
+    return rng.choice(
+        (text, text, f"{whole}Z", f"{whole}.5Z", f"{whole}.123456789Z", f"{whole}+02:00", f"{whole}.25-00:00")
     )
 
 
@@ -90,7 +139,7 @@ def _spoil(rng: random.Random, fields: dict[str, object]) -> None:
         10**18,
         10**30,
     )
-    times: tuple[object, ...] = (*edges, "2026-01-01T00:00:00Z", 1.0)
+    times: tuple[object, ...] = (*edges, *ODD_TIMES, 1.0)
     what = rng.randrange(4)
     if what == 0:
         fields.pop(name, None)

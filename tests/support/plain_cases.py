@@ -305,7 +305,7 @@ def _state(rng: random.Random, rules: Rules, e: Conversion) -> bytes | None:
         at_ms = e.occurred_ms - rng.choice((-(10**6), 10**6, 10**8, 10**9, 10**10, 10**11))
         conversions.append(
             JourneyConversion(
-                rng.choice((f"before{n}", f"before{n}", f"before{n}", e.conversion_id)),
+                e.conversion_id if n == 0 and rng.random() < 0.25 else f"before{n}",
                 "p",
                 e.type,
                 at_ms,

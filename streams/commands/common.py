@@ -26,6 +26,9 @@ Assign = Annotated[
     typer.Option("--set", metavar="KEY=VALUE", help="Any setting, as attribution.lookback=90d. Repeatable."),
 ]
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+Wait = Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the workers have done it.")]
+Deadline = Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")]
+DEADLINE = "60s"
 Partitions = Annotated[
     int | None,
     typer.Option(metavar="N", help="Partitions of topics to be created; default as they have, or 4."),
@@ -40,6 +43,17 @@ def settings_from(config: str | None, assign: Sequence[str] | None = None, **giv
     overrides: dict[str, Any] = dict(parse_assignment(each) for each in assign or ())
     overrides |= {path.replace("__", "."): value for path, value in given.items() if value is not None}
     return load_settings(config, overrides)
+
+
+def wait_s(wait: bool, deadline: str) -> float | None:
+    """Seconds that `--wait` and `--deadline` ask for; None for not at all. Raises UsageError."""
+    from models.durations import parse_duration  # noqa: PLC0415
+    from streams.errors import UsageError  # noqa: PLC0415
+
+    try:
+        return parse_duration(deadline) / 1000 if wait else None
+    except ValueError as error:
+        raise UsageError("T118", "this is no duration", f"--deadline {deadline}", str(error)) from error
 
 
 def wait_for(work: Coroutine[Any, Any, T]) -> T:

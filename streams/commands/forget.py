@@ -6,19 +6,21 @@ from typing import Annotated
 import typer
 
 from streams.commands.common import (
+    DEADLINE,
     AsJson,
     Assign,
     Broker,
     Config,
+    Deadline,
     Prefix,
     Redis,
+    Wait,
     print_json,
     say,
     settings_from,
     wait_for,
+    wait_s,
 )
-
-DEADLINE = "60s"
 
 
 def forget(
@@ -33,8 +35,8 @@ def forget(
     *,
     email: Annotated[bool, typer.Option("--email", help="PERSON is an e-mail address.")] = False,
     literal: Annotated[bool, typer.Option("--id", help="PERSON is the id itself, even if it has an @ in it.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the workers have done it.")] = True,
-    deadline: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = DEADLINE,
+    wait: Wait = True,
+    deadline: Deadline = DEADLINE,
     broker: Broker = None,
     redis: Redis = None,
     prefix: Prefix = None,
@@ -48,19 +50,14 @@ def forget(
     same money, and what comes later of the same ids is dropped. There is no way back. What stays in Kafka, and for how
     long: docs/erasure.md.
     """
-    from models.durations import parse_duration  # noqa: PLC0415
     from streams.errors import UsageError  # noqa: PLC0415
     from streams.forget import forget as ask  # noqa: PLC0415
     from streams.forget import person_of  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix, redis__url=redis)
-    try:
-        wait_s = parse_duration(deadline) / 1000 if wait else None
-    except ValueError as error:
-        raise UsageError("T118", "this is no duration", f"--deadline {deadline}", str(error)) from error
     if email and literal:
         raise UsageError("T119", "PERSON is one of the two", "--email --id", "", "leave one of them out")
-    done = wait_for(ask(settings, person_of(settings, person, email, literal), wait_s, say))
+    done = wait_for(ask(settings, person_of(settings, person, email, literal), wait_s(wait, deadline), say))
     if as_json:
         print_json(dataclasses.asdict(done))
     elif done.done:

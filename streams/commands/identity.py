@@ -5,21 +5,23 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from streams.commands.common import (
+    DEADLINE,
     AsJson,
     Assign,
     Broker,
     Config,
+    Deadline,
     Prefix,
     Redis,
+    Wait,
     print_json,
     settings_from,
     wait_for,
+    wait_s,
 )
 
 if TYPE_CHECKING:
     from streams.settings import Settings
-
-DEADLINE = "60s"
 
 app = typer.Typer(no_args_is_help=True, help="Who is who: the ids of a person.")
 
@@ -61,8 +63,8 @@ def split(
     ],
     *,
     email: Annotated[bool, typer.Option("--email", help="ID is an e-mail address; needs identity.email_key.")] = False,
-    wait: Annotated[bool, typer.Option("--wait/--no-wait", help="Wait until the workers have done it.")] = True,
-    deadline: Annotated[str, typer.Option(metavar="DURATION", help="How long to wait.")] = DEADLINE,
+    wait: Wait = True,
+    deadline: Deadline = DEADLINE,
     broker: Broker = None,
     redis: Redis = None,
     prefix: Prefix = None,
@@ -75,16 +77,10 @@ def split(
     Later events of it are somebody's own, under a new person id (`anonymous:9f3c~2`), and nothing links that to the
     person again. What the id had brought to the person stays there. There is no way back. See docs/identity.md.
     """
-    from models.durations import parse_duration  # noqa: PLC0415
-    from streams.errors import UsageError  # noqa: PLC0415
     from streams.identities import split as ask  # noqa: PLC0415
 
     settings = settings_from(config, assign, kafka__broker=broker, kafka__prefix=prefix, redis__url=redis)
-    try:
-        wait_s = parse_duration(deadline) / 1000 if wait else None
-    except ValueError as error:
-        raise UsageError("T118", "this is no duration", f"--deadline {deadline}", str(error)) from error
-    done = wait_for(ask(settings, _hashed(identifier, settings) if email else identifier, wait_s))
+    done = wait_for(ask(settings, _hashed(identifier, settings) if email else identifier, wait_s(wait, deadline)))
     if as_json:
         print_json(done._asdict())
     elif done.done:

@@ -358,12 +358,6 @@ class CreditTask(PartitionTask[Taken, Decided]):
             given_up=self._waiting.given_up,
         )
 
-    async def _save(self, decided: Decided, ends: Offsets, report: BatchReport) -> None:
-        if decided.lasting:
-            applied = self._applied.text()
-            await self._store.save(self.partition, self._token, applied, applied, Writes(puts=decided.lasting))
-        await super()._save(decided, ends, report)
-
     def _note_grown(self, subkeys: Sequence[bytes]) -> None:
         self._grown = [key_of(subkey) for subkey in subkeys]
 

@@ -9,12 +9,11 @@ import asyncio
 import time
 import uuid
 from collections.abc import AsyncIterator, Container, Iterable, Mapping
-from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka import AIOKafkaConsumer, AIOKafkaProducer
+from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
 from redis.exceptions import RedisError
@@ -115,7 +114,8 @@ async def forget(settings: Settings, person_id: str, wait_s: float | None, say: 
         person_id = await present_id(settings, person_id)
     request = uuid.uuid4().hex
     asked = Asked(person_id, request)
-    async with published.consumer(settings) as reader, _uncommitted(settings) as raw:
+    # Where topics end is asked without isolation, open transactions included: whoever reads up to there has seen all.
+    async with published.consumer(settings) as reader, published.reading(settings) as raw:
         starts = {place: int(end) for place, end in (await raw.end_offsets(places)).items()}
         followed = _Followed(starts)
         followed.found.update(dict.fromkeys(await _ask(settings, asked, inputs), person_id))
@@ -164,19 +164,6 @@ async def _ask(settings: Settings, asked: Asked, inputs: Iterable[_Input]) -> li
         raise unreachable(settings, error) from error
     finally:
         await producer.stop()
-
-
-@asynccontextmanager
-async def _uncommitted(settings: Settings) -> AsyncIterator[Any]:
-    """A consumer that is asked where topics end, open transactions included: whoever reads up to there has seen all."""
-    reader = AIOKafkaConsumer(**settings.kafka.client_options(), enable_auto_commit=False)
-    try:
-        await reader.start()
-        yield reader
-    except (KafkaError, OSError, TimeoutError) as error:
-        raise unreachable(settings, error) from error
-    finally:
-        await reader.stop()
 
 
 async def _until_done(

@@ -230,12 +230,6 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
             given_up=self._waiting.given_up,
         )
 
-    async def _save(self, decided: Resolved, ends: Offsets, report: BatchReport) -> None:
-        if decided.lasting:
-            applied = self._applied.text()
-            await self._store.save(self.partition, self._token, applied, applied, Writes(puts=decided.lasting))
-        await super()._save(decided, ends, report)
-
     def _start_at(self, token: bytes, applied: Applied, committed: Offsets, trip: bytes | None) -> None:
         self._marks = Marks(self.partition, self._secret, self._load)
         self._waiting = Waiting(

@@ -53,14 +53,20 @@ async def partitions(settings: Settings) -> dict[str, int]:
 @asynccontextmanager
 async def consumer(settings: Settings) -> AsyncIterator[Any]:
     """A consumer of no group that sees what is committed."""
-    reader = AIOKafkaConsumer(
-        **settings.kafka.client_options(),
+    async with reading(
+        settings,
         isolation_level="read_committed",
-        enable_auto_commit=False,
         auto_offset_reset="earliest",
         max_partition_fetch_bytes=FETCH_BYTES,
         fetch_max_wait_ms=FETCH_WAIT_MS,
-    )
+    ) as reader:
+        yield reader
+
+
+@asynccontextmanager
+async def reading(settings: Settings, **options: Any) -> AsyncIterator[Any]:
+    """A consumer of no group with these options of aiokafka. Raises ConnectError, also for what is done with it."""
+    reader = AIOKafkaConsumer(**settings.kafka.client_options(), enable_auto_commit=False, **options)
     try:
         await reader.start()
         yield reader

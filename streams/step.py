@@ -100,6 +100,10 @@ class Decision(Protocol):
     @property
     def writes(self) -> Writes: ...
 
+    @property
+    def lasting(self) -> dict[bytes, bytes]:
+        """What is saved first, for as long as can be."""
+
 
 class Records(Protocol):
     """What the fetched records of a step came to."""
@@ -284,6 +288,9 @@ class Steps(ABC, Generic[Taken, Decided]):
         report.stage("publish", started)
 
     async def _save(self, decided: Decided, ends: Offsets, report: BatchReport) -> None:
+        if decided.lasting:
+            now = self._applied.text()
+            await self._store.save(self.partition, self._token, now, now, Writes(puts=decided.lasting))
         started = time.perf_counter()
         applied = self._next_applied(decided, ends)
         grown = await self._store.save(

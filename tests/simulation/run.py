@@ -4,19 +4,18 @@ Prints what the worlds came through; exit code 1 where a world failed or somethi
 """
 
 import argparse
-import multiprocessing
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from tests.simulation import coverage, scenario, schedule
 from tests.simulation.checks import check
 from tests.simulation.simulation import Simulation, mortal
 from tests.support.fakes import virtual_time
+from tests.support.in_parts import in_parts
 
 AGAIN = "python -m tests.simulation.run --seed"
 FAILURES_MAX = 10
@@ -68,24 +67,12 @@ def some(seeds: Iterable[int]) -> Result:
 def many(seeds: range, jobs: int = 1, progress: Callable[[Result], None] = lambda _: None) -> Result:
     """Run these worlds in so many processes; ends early where many fail."""
     result = Result()
-    for part in _parts(seeds, jobs):
+    for part in in_parts(some, seeds, CHUNK, jobs):
         result.add(part)
         progress(result)
         if len(result.failures) >= FAILURES_MAX:
             break
     return result
-
-
-def _parts(seeds: range, jobs: int) -> Iterator[Result]:
-    chunks = [seeds[at : at + CHUNK] for at in range(0, len(seeds), CHUNK)]
-    if jobs == 1:
-        yield from map(some, chunks)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(some, chunks)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def verdict(result: Result) -> list[str]:

@@ -4,7 +4,7 @@ import asyncio
 import json
 import random
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import pytest
@@ -298,20 +298,23 @@ def fields_of(names: Names) -> dict[str, str]:
 @pytest.mark.parametrize("part", range(4))
 def test_nothing_is_lost_or_doubled_whatever_dies(part: int, seed: int) -> None:
     """Crashes at every point and lost stores change nothing: one pointer and one merge an id, one record an event."""
-    seen: Counter[str] = Counter()
-    for number in range(part, WORLDS, 4):
-        world = World(seed + number)
-        try:
-            asyncio.run(_one_world(world))
-        except BaseException:
-            print(f"world of seed {seed + number}")
-            raise
-        seen += world.crashes
-        seen["replay"] += world.replays
+    seen = in_worlds(range(seed + part, seed + WORLDS, 4), lambda each: _one_world(World(each)))
     assert all(seen[point] for point in (*CRASH_POINTS, "replay")), seen
 
 
-async def _one_world(world: World) -> None:
+def in_worlds(seeds: Iterable[int], one_world: Callable[[int], Coroutine[Any, Any, Counter[str]]]) -> Counter[str]:
+    """What came up in the worlds of these seeds; a seed whose world fails is printed."""
+    seen: Counter[str] = Counter()
+    for seed in seeds:
+        try:
+            seen += asyncio.run(one_world(seed))
+        except BaseException:
+            print(f"world of seed {seed}")
+            raise
+    return seen
+
+
+async def _one_world(world: World) -> Counter[str]:
     rng = world.rng
     groups: list[Sequence[str]] = []
     whose: dict[str, str] = {}
@@ -343,6 +346,7 @@ async def _one_world(world: World) -> None:
     assert Counter(name for name, _ in came) == Counter(list(whose))
     assert all(wanted[person_id] == wanted[whose[name]] for name, person_id in came)
     assert world.kafka.dead == []
+    return world.crashes + Counter(replay=world.replays)
 
 
 def everything() -> World:

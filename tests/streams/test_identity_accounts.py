@@ -23,6 +23,7 @@ from tests.streams.test_identity import (
     World,
     components,
     fields_of,
+    in_worlds,
     partition_of,
     people_of,
     some_names,
@@ -124,13 +125,7 @@ def known(data: dict[bytes, bytes]) -> dict[bytes, tuple[str | None, str | None]
 def test_every_event_comes_out_once_under_the_account_of_its_person(part: int, seed: int) -> None:
     """Events of people whose account nobody knows wait, whatever dies and however stores are lost; once it is told of
     any id of theirs, each comes out once, and a lost store is rebuilt without writing anything."""
-    seen: Counter[str] = Counter()
-    for number in range(part, WORLDS, 2):
-        try:
-            seen += asyncio.run(one_world(new_world(seed + number)))
-        except BaseException:
-            print(f"world of seed {seed + number}")
-            raise
+    seen = in_worlds(range(seed + part, seed + WORLDS, 2), lambda each: one_world(new_world(each)))
     assert all(seen[point] for point in CRASH_POINTS), seen
 
 

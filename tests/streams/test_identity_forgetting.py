@@ -18,6 +18,7 @@ from tests.streams.test_identity import (
     World,
     components,
     fields_of,
+    in_worlds,
     partition_of,
     people_of,
     some_names,
@@ -97,13 +98,7 @@ async def one_world(world: World) -> Counter[str]:
 def test_people_are_forgotten_whatever_dies(part: int, seed: int) -> None:
     """Crashes at every point and lost stores: every id of the person is told of once and kept nowhere, what comes later
     does not come out, and a lost store is rebuilt to the same without writing anything."""
-    seen: Counter[str] = Counter()
-    for number in range(part, WORLDS, 2):
-        try:
-            seen += asyncio.run(one_world(World(seed + number)))
-        except BaseException:
-            print(f"world of seed {seed + number}")
-            raise
+    seen = in_worlds(range(seed + part, seed + WORLDS, 2), lambda each: one_world(World(each)))
     assert all(seen[point] for point in CRASH_POINTS), seen
 
 

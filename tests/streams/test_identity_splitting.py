@@ -33,6 +33,7 @@ from tests.streams.test_identity import (
     World,
     components,
     fields_of,
+    in_worlds,
     partition_of,
     people_of,
     some_names,
@@ -421,13 +422,7 @@ def old_top(world: World, person_id: str) -> str:
 def test_splits_hold_whatever_dies(part: int, seed: int) -> None:
     """Crashes at every point and lost stores: ids that were split stay apart, every event comes out once, and a lost
     store is rebuilt to the same pointers without writing anything."""
-    seen: Counter[str] = Counter()
-    for number in range(part, WORLDS, 2):
-        try:
-            seen += asyncio.run(one_world(World(seed + number)))
-        except BaseException:
-            print(f"world of seed {seed + number}")
-            raise
+    seen = in_worlds(range(seed + part, seed + WORLDS, 2), lambda each: one_world(World(each)))
     assert all(seen[point] for point in CRASH_POINTS), seen
 
 

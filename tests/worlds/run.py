@@ -7,16 +7,15 @@ identity stage. Prints what came up in them; exit code 1 where a world failed or
 
 import argparse
 import logging
-import multiprocessing
 import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ProcessPoolExecutor
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from functools import partial
 
+from tests.support.in_parts import in_parts
 from tests.worlds import drawing
 from tests.worlds.course import Course
 from tests.worlds.raw_course import RawCourse
@@ -109,26 +108,12 @@ def some(seeds: Iterable[int], people: int = 0) -> Result:
 def many(seeds: range, jobs: int = 1, progress: Callable[[Result], None] = lambda _: None, people: int = 0) -> Result:
     """Run these worlds in so many processes; ends early where many fail."""
     result = Result(people=people)
-    for part in _parts(seeds, jobs, people):
+    for part in in_parts(partial(some, people=people), seeds, 1 if people >= LARGE else CHUNK, jobs):
         result.add(part)
         progress(result)
         if len(result.failures) >= FAILURES_MAX:
             break
     return result
-
-
-def _parts(seeds: range, jobs: int, people: int) -> Iterator[Result]:
-    size = 1 if people >= LARGE else CHUNK
-    chunks = [seeds[at : at + size] for at in range(0, len(seeds), size)]
-    run = partial(some, people=people)
-    if jobs == 1:
-        yield from map(run, chunks)
-        return
-    with ProcessPoolExecutor(jobs, mp_context=multiprocessing.get_context("spawn")) as pool:
-        try:
-            yield from pool.map(run, chunks)
-        finally:
-            pool.shutdown(cancel_futures=True)
 
 
 def verdict(result: Result) -> list[str]:

@@ -56,10 +56,10 @@ class MemoryStore:
         if self.data.get(pre + APPLIED) == next_applied != applied:
             return []
         self._at(partition, pre, applied)
-        if len(self.data) + len(writes.appends) + len(writes.puts) > self._keys_max:
+        if len(self.data) + writes.append_count + len(writes.puts) > self._keys_max:
             raise Unreachable(f"the memory store may hold {self._keys_max} keys")
         now = self._now_ms()
-        grown = [subkey for subkey, value in writes.appends.items() if self._append(pre + subkey, value, now, writes)]
+        grown = [subkey for subkey, value in writes.appended() if self._append(pre + subkey, value, now, writes)]
         for subkey, value in writes.puts.items():
             self._set(pre + subkey, value, now + writes.put_ttl_ms)
         for subkey in writes.deletes:

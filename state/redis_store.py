@@ -20,6 +20,7 @@ from redis.exceptions import (
 )
 
 from state import scripts
+from state.connection import Pack, Packed, Part, pack
 from state.keys import APPLIED, DROPPING, OWNER, RESERVED, check_app, prefix
 from state.route import Route
 from state.store import Fenced, Lost, StoreError, Unreachable, Writes, check_save
@@ -38,22 +39,25 @@ _TRANSIENT = (
 )
 _REFUSED = ("MISCONF", "BUSY", "NOREPLICAS")
 
-Argument = bytes | str | int
 T = TypeVar("T")
 
 
 class Script:
     """A Lua script, called by its hash, and by its text where the server does not know it (any more)."""
 
-    def __init__(self, route: Route, text: str) -> None:
-        self._route, self._text = route, text
-        self._sha = hashlib.sha1(text.encode()).hexdigest()
+    def __init__(self, route: Route, text: str, pack: Pack) -> None:
+        self._route, self._pack, self._text = route, pack, text.encode()
+        self._sha = hashlib.sha1(self._text).hexdigest().encode()
 
-    async def __call__(self, keys: Sequence[bytes], args: Sequence[Argument]) -> list[Any]:
+    async def __call__(self, key: bytes, keys: Sequence[Part], args: Sequence[Part]) -> list[Any]:
+        """`key` is the first, and the other `keys` are in the same slot."""
+        count = 1 + sum(1 if isinstance(part, bytes) else len(part[1]) for part in keys)
+        rest = [b"%d" % count, key, *keys, *args]
         try:
-            found = await self._route.call(keys[0], "EVALSHA", self._sha, len(keys), *keys, *args)
+            packed = Packed(self._pack([b"EVALSHA", self._sha, *rest]), "EVALSHA")
+            found = await self._route.call(key, packed)
         except NoScriptError:
-            found = await self._route.call(keys[0], "EVAL", self._text, len(keys), *keys, *args)
+            found = await self._route.call(key, Packed(self._pack([b"EVAL", self._text, *rest]), "EVAL"))
         return cast(list[Any], found)
 
 
@@ -72,19 +76,21 @@ class RedisStore:
         load_chunk: int = LOAD_CHUNK,
         timeout_s: float = 5.0,
         deadline_s: float = 15.0,
+        pack: Pack = pack,
     ) -> None:
+        """`pack` puts long commands together."""
         self._app = check_app(app)
         self._grown, self._load_chunk, self._deadline_s = grown_bytes, load_chunk, deadline_s
         self._route = Route(url, timeout_s)
+        self._pack = pack
         self._claim, self._begin, self._save, self._drop_start, self._drop_some = (
-            Script(self._route, text)
+            Script(self._route, text, pack)
             for text in (scripts.CLAIM, scripts.BEGIN, scripts.SAVE, scripts.DROP_START, scripts.DROP_SOME)
         )
 
     async def claim(self, partition: int, token: bytes) -> bytes | None:
         pre = prefix(self._app, partition)
-        keys = [pre + OWNER, pre + APPLIED, pre + DROPPING]
-        applied, dropping = await self._tried(self._claim, keys, [token])
+        applied, dropping = await self._tried(self._claim, pre + OWNER, [pre + APPLIED, pre + DROPPING], [token])
         if dropping:
             await self.drop(partition, token)
             return None
@@ -92,7 +98,7 @@ class RedisStore:
 
     async def begin(self, partition: int, token: bytes, applied: bytes) -> None:
         pre = prefix(self._app, partition)
-        reply = await self._tried(self._begin, [pre + OWNER, pre + APPLIED], [token, applied])
+        reply = await self._tried(self._begin, pre + OWNER, [pre + APPLIED], [token, applied])
         _judge(partition, reply[0])
 
     async def load(self, partition: int, token: bytes, applied: bytes, subkeys: Sequence[bytes]) -> list[bytes | None]:
@@ -100,7 +106,8 @@ class RedisStore:
         found: list[bytes | None] = []
         for start in range(0, len(subkeys) or 1, self._load_chunk):
             keys = [pre + OWNER, pre + APPLIED, *[pre + s for s in subkeys[start : start + self._load_chunk]]]
-            owner, at, *values = await self._tried(self._route.call, pre, "MGET", *keys)
+            packed = Packed(self._pack([b"MGET", *keys]), "MGET")
+            owner, at, *values = await self._tried(self._route.call, pre, packed)
             _prove(partition, token, applied, owner, at)
             found += values
         return found
@@ -110,23 +117,23 @@ class RedisStore:
     ) -> list[bytes]:
         check_save(applied, next_applied, writes, RESERVED)
         pre = prefix(self._app, partition)
-        appends, puts = writes.appends, writes.puts
-        keys = [pre + OWNER, pre + APPLIED]
-        keys += [pre + subkey for subkey in appends]
-        keys += [pre + subkey for subkey in puts]
-        keys += [pre + subkey for subkey in writes.deletes]
-        args: list[Argument] = [token, applied, next_applied, len(appends), len(puts)]
-        args += [writes.append_ttl_ms, writes.put_ttl_ms, writes.renew_below_ms, self._grown]
-        args += appends.values()
-        args += puts.values()
-        code, *grown = await self._tried(self._save, keys, args)
+        appends, under, puts = writes.appends, writes.appends_under, writes.puts
+        keys: list[Part] = [pre + APPLIED, (pre, appends), *((pre + start, found) for start, found in under.items())]
+        keys += [(pre, puts), *(pre + subkey for subkey in writes.deletes)]
+        numbers = (writes.append_count, len(puts), writes.append_ttl_ms, writes.put_ttl_ms, writes.renew_below_ms)
+        args: list[Part] = [token, applied, next_applied, *(b"%d" % number for number in (*numbers, self._grown))]
+        args += [(None, appends), *((None, found) for found in under.values()), (None, puts)]
+        code, *grown = await self._tried(self._save, pre + OWNER, keys, args)
         _judge(partition, code)
-        return [keys[2 + place][len(pre) :] for place in grown]
+        if not grown:
+            return []
+        subkeys = [subkey for subkey, _ in writes.appended()]
+        return [subkeys[place] for place in grown]
 
     async def drop(self, partition: int, token: bytes) -> None:
         pre = prefix(self._app, partition)
         owner, applied, dropping = pre + OWNER, pre + APPLIED, pre + DROPPING
-        reply = await self._tried(self._drop_start, [owner, applied, dropping], [token])
+        reply = await self._tried(self._drop_start, owner, [applied, dropping], [token])
         _judge(partition, reply[0])
         cursor, place = 0, self._route.place(pre)
         while True:
@@ -148,7 +155,7 @@ class RedisStore:
         await self._route.close()
 
     async def _drop(self, partition: int, token: bytes, owner: bytes, keys: list[bytes]) -> None:
-        reply = await self._tried(self._drop_some, [owner, *keys], [token])
+        reply = await self._tried(self._drop_some, owner, keys, [token])
         _judge(partition, reply[0])
 
     async def _scan(self, cursor: int, pre: bytes) -> tuple[int, list[bytes]]:

@@ -11,7 +11,7 @@ memory, finds out before it decides anything.
     └── Unreachable   no answer within the deadline: pause, retry, then stop
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -36,9 +36,10 @@ class Unreachable(StoreError):
 
 @dataclass(slots=True)
 class Writes:
-    """All changes of one batch to one partition; a subkey may stand in one of the three collections only.
+    """All changes of one batch to one partition; a subkey may stand in one of the collections only.
 
     `appends`: subkey → bytes to add at its end; a key that this creates lives `append_ttl_ms`.
+    `appends_under`: the same for many subkeys that begin alike, as start → rest of the subkey → bytes.
     `puts`: subkey → its whole new value, which lives `put_ttl_ms` from now.
     `deletes`: subkeys to remove, present or not.
     `renew_below_ms`: an appended key with less time than this to live gets `append_ttl_ms` anew; 0 never
@@ -47,6 +48,7 @@ class Writes:
     """
 
     appends: dict[bytes, bytes] = field(default_factory=dict)
+    appends_under: dict[bytes, dict[bytes, bytes]] = field(default_factory=dict)
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: list[bytes] = field(default_factory=list)
     append_ttl_ms: int = TTL_MAX_MS
@@ -60,12 +62,29 @@ class Writes:
                 raise ValueError(f"a time to live is 1 … {TTL_MAX_MS} ms, not {ttl}")
         if not 0 <= self.renew_below_ms <= self.append_ttl_ms:
             raise ValueError("renew_below_ms lies between 0 and append_ttl_ms")
-        deletes = set(self.deletes)
-        if self.appends.keys() & self.puts.keys() or deletes & self.appends.keys() or deletes & self.puts.keys():
+        once = {*self.appends, *self.puts, *self.deletes}
+        twice = len(once) < len(self.appends) + len(self.puts) + len(set(self.deletes))
+        if twice or (self.appends_under and any(map(self._is_under, once))):
             raise ValueError("a subkey may be appended to, put or deleted in one save, not two of them")
         for subkey in reserved:
-            if subkey in self.appends or subkey in self.puts or subkey in deletes:
+            if subkey in once or self._is_under(subkey):
                 raise ValueError(f"the subkey {subkey!r} belongs to the store itself")
+
+    def appended(self) -> Iterator[tuple[bytes, bytes]]:
+        """Each subkey that is appended to, with what; those of `appends` first."""
+        yield from self.appends.items()
+        for start, found in self.appends_under.items():
+            for rest, value in found.items():
+                yield start + rest, value
+
+    @property
+    def append_count(self) -> int:
+        """How many there are of `appended`."""
+        return len(self.appends) + sum(map(len, self.appends_under.values()))
+
+    def _is_under(self, subkey: bytes) -> bool:
+        found = self.appends_under.items()
+        return any(subkey.startswith(start) and subkey[len(start) :] in rests for start, rests in found)
 
 
 class JourneyStore(Protocol):
@@ -109,5 +128,5 @@ class JourneyStore(Protocol):
 def check_save(applied: bytes, next_applied: bytes, writes: Writes, reserved: Sequence[bytes]) -> None:
     """Raise ValueError for a save that no store may be asked to do."""
     writes.check(reserved)
-    if writes.appends and applied == next_applied:
+    if writes.append_count and applied == next_applied:
         raise ValueError("a save with appends must move `applied`, else a retry would append twice")

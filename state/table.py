@@ -14,6 +14,8 @@ from faust.stores import STORES
 from faust.stores.base import Store
 from faust.tables.manager import TableManager as FaustTableManager
 
+from state import connection
+from state.connection import Pack
 from state.redis_store import RedisStore
 from state.store import JourneyStore, Writes
 
@@ -29,7 +31,7 @@ def register_store_schemes() -> None:
 
 class TableStore(Store[Key, "bytes | None"]):
     """Faust's store over a journey store: the one in the table's `options["journeys"]`, else Redis at the
-    URL.
+    URL, whose long commands `options["pack"]` puts together.
     """
 
     def __post_init__(self) -> None:
@@ -41,7 +43,8 @@ class TableStore(Store[Key, "bytes | None"]):
         """The journey store below; built when first asked for, as it needs a running loop."""
         if self._journeys is None:
             given: JourneyStore | None = (self.options or {}).get("journeys")
-            self._journeys = given or RedisStore(str(self.url), self.table_name)
+            pack: Pack = (self.options or {}).get("pack") or connection.pack
+            self._journeys = given or RedisStore(str(self.url), self.table_name, pack=pack)
         return self._journeys
 
     async def on_stop(self) -> None:

@@ -19,6 +19,7 @@ from faust.types import TP
 from state.store import StoreError
 from state.table import JourneyTable, TableManager
 from streams import transport
+from streams.native import load
 from streams.processor import PartitionTask, leave
 from streams.publish import Refused, Superseded, Uncertain
 from streams.settings import SecuritySettings, Settings
@@ -161,12 +162,11 @@ def build_app(settings: Settings, stage: Stage, journeys: Any = None) -> App:
         datadir=str(folder),
         store="memory://",
     )
-    table = JourneyTable(
-        app,
-        name=stage.table,
-        store=settings.redis.url,
-        options={} if journeys is None else {"journeys": journeys},
-    )
+    native = load(processing.native)
+    options = {} if native is None else {"pack": native.pack}
+    if journeys is not None:
+        options["journeys"] = journeys
+    table = JourneyTable(app, name=stage.table, store=settings.redis.url, options=options)
     app.tables.add(table)
     app.journeys = table.data
     owner = app.batch_owner = Owner(stage, processing.fetch_records, table.data)

@@ -44,7 +44,7 @@ class CompiledOutput(BatchedOutput):
 
     def close(self) -> list[tuple[Any, int]]:
         self._count = 0
-        self.full += [(CompiledBatch(written), written[1]) for written in self.native.take(self.batches)]
+        self.full += [(CompiledBatch(written), written[2]) for written in self.native.take(self.batches, zstd_encode)]
         return self.full
 
     def _put(self, source: Source, records: Sequence[Record]) -> None:
@@ -65,7 +65,7 @@ class CompiledBatch(BatchBuilder):  # type: ignore[misc]
     def __init__(self, written: Written) -> None:
         self._builder = _Builder(written)
         self._buffer = None
-        self._relative_offset = written[1]
+        self._relative_offset = written[2]
         self._closed = True
         self._key_serializer = self._value_serializer = None
 
@@ -81,14 +81,17 @@ class _Builder:
         self.producer = (-1, -1, 0)
 
     def size(self) -> int:
-        return _START.size + _CHECKED.size + len(self._written[0])
+        return _START.size + _CHECKED.size + self._written[1]
 
     def build(self) -> bytearray:
-        records, count, first_ms, last_ms = self._written
-        attributes = _ZSTD | _TRANSACTIONAL
-        checked = _CHECKED.pack(attributes, count - 1, first_ms, last_ms, *self.producer, count) + zstd_encode(records)
-        length = _START.size - _LENGTH_AT + len(checked)
-        return bytearray(_START.pack(0, length, -1, _MAGIC, calc_crc32c(checked)) + checked)
+        records, _, count, first_ms, last_ms = self._written
+        batch = bytearray(_START.size + _CHECKED.size + len(records))
+        head = (_ZSTD | _TRANSACTIONAL, count - 1, first_ms, last_ms, *self.producer, count)
+        _CHECKED.pack_into(batch, _START.size, *head)
+        batch[_START.size + _CHECKED.size :] = records
+        checksum = calc_crc32c(memoryview(batch)[_START.size :])
+        _START.pack_into(batch, 0, 0, len(batch) - _LENGTH_AT, -1, _MAGIC, checksum)
+        return batch
 
 
 class CompiledPublisher(Publisher):

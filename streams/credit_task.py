@@ -230,7 +230,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         unread = await self._unread(moves, keys)
         keys.update(dict.fromkeys(moves.arriving))
         appends, arrivals = group(taken.touches, keys)
-        _append(decided.writes.appends, appends, unread)
+        _append(decided.writes.appends_under, appends, unread)
         report.touches_accepted += len(taken.touches) - sum(map(len, arrivals.values()))
         if keys:
             order = list(keys)
@@ -409,18 +409,16 @@ class CreditTask(PartitionTask[Taken, Decided]):
 
 
 def _append(
-    writes: dict[bytes, bytes],
-    appends: Mapping[int, Mapping[bytes, bytes]],
+    writes: dict[bytes, dict[bytes, bytes]],
+    appends: dict[int, dict[bytes, bytes]],
     unread: Mapping[bytes, Sequence[JourneyTouch]],
 ) -> None:
     """Add what is appended unread: touches of this step, by bucket and journey, and those that were moved here."""
-    for bucket, frames in appends.items():
-        start = touches_key(bucket, b"")
-        writes.update({start + key: blob for key, blob in frames.items()})
     for key, touches in unread.items():
         for bucket, blob in by_bucket(touches).items():
-            subkey = touches_key(bucket, key)
-            writes[subkey] = writes.get(subkey, b"") + blob
+            frames = appends.setdefault(bucket, {})
+            frames[key] = frames.get(key, b"") + blob
+    writes.update({touches_key(bucket, b""): frames for bucket, frames in appends.items()})
 
 
 def _cut(records: list[Timed], until_ms: int) -> tuple[list[Timed], list[Timed]]:

@@ -4,18 +4,20 @@ It is optional. Python is the reference and does everything else; with and witho
 """
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple, NewType, Protocol, cast
 
+from state.connection import Part
+
 # What `native/c/fast.c` calls INTERFACE: another number is of another version of this program.
-INTERFACE = 1
+INTERFACE = 2
 MODULE = "touchstream_native.fast"
 
 # As in `streams.decode`.
 TakenTouch = tuple[int, int, bytes, int, bytes]
 Batches = NewType("Batches", object)
-# Records of one batch as Kafka has them, uncompressed; their number; record time of the first; latest record time.
-Written = tuple[bytes, int, int, int]
+# Records of one batch, compressed; their size before; their number; record time of the first; latest record time.
+Written = tuple[bytes, int, int, int, int]
 
 
 class Window(NamedTuple):
@@ -44,14 +46,17 @@ class Native(Protocol):
     def append(self, batches: Batches, record_ms: int, key: bytes, value: bytes | None, headers: bytes, /) -> None:
         """Write a record; `headers` as Kafka has them."""
 
-    def take(self, batches: Batches, /) -> list[Written]:
-        """Everything written, which is then forgotten."""
+    def take(self, batches: Batches, compress: Callable[[memoryview], bytes], /) -> list[Written]:
+        """Everything written, which is then forgotten. `compress` must not keep what it looks at."""
 
     def mark(self, batches: Batches, /) -> tuple[int, int, int, int]:
         """How far was written."""
 
     def undo(self, batches: Batches, mark: tuple[int, int, int, int], /) -> None:
         """Forget what was written since."""
+
+    def pack(self, parts: Sequence[Part], /) -> bytes:
+        """As `state.connection.pack`."""
 
     def credit(
         self,

@@ -32,6 +32,7 @@ typedef struct {
     void *slots, *traverse, *clear, *free;
 } PyModuleDef;
 #define PYTHON_ABI_VERSION 3
+#define PyBUF_READ 0x100
 
 extern char _Py_NoneStruct[];
 #define Py_None ((PyObject *)_Py_NoneStruct)
@@ -62,9 +63,14 @@ Py_ssize_t PyList_Size(PyObject *);
 PyObject *PyList_GetItem(PyObject *, Py_ssize_t);
 int PyList_SetItem(PyObject *, Py_ssize_t, PyObject *);
 int PyList_Append(PyObject *, PyObject *);
+int PyDict_Next(PyObject *, Py_ssize_t *, PyObject **, PyObject **);
+Py_ssize_t PyDict_Size(PyObject *);
 PyObject *PyDict_GetItemWithError(PyObject *, PyObject *);
 PyObject *PyCapsule_New(void *, const char *, void (*)(PyObject *));
 void *PyCapsule_GetPointer(PyObject *, const char *);
+PyObject *PyMemoryView_FromMemory(char *, Py_ssize_t, int);
+PyObject *PyObject_CallFunctionObjArgs(PyObject *, ...);
+PyObject *PyObject_CallMethodObjArgs(PyObject *, PyObject *, ...);
 char *PyOS_double_to_string(double, char, int, int, int *);
 void PyMem_Free(void *);
 

@@ -162,24 +162,45 @@ static PyObject *undo(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     return Py_None;
 }
 
-/* (records: bytes, their number, record time of the first, latest record time) */
-static PyObject *taken_batch(const Batch *b) {
-    PyObject *taken = PyTuple_New(4);
-    if (!taken) return NULL;
-    PyTuple_SetItem(taken, 0, PyBytes_FromStringAndSize((char *)b->records.at, (Py_ssize_t)b->records.size));
-    PyTuple_SetItem(taken, 1, PyLong_FromLongLong(b->count));
-    PyTuple_SetItem(taken, 2, PyLong_FromLongLong(b->first_ms));
-    PyTuple_SetItem(taken, 3, PyLong_FromLongLong(b->last_ms));
+static PyObject *name_release;
+
+/* What `compress` makes of the records, which it sees where they lie: a copy would cost as much as writing them did. */
+static PyObject *compressed(const Batch *b, PyObject *compress) {
+    PyObject *view = PyMemoryView_FromMemory((char *)b->records.at, (Py_ssize_t)b->records.size, PyBUF_READ);
+    PyObject *made = view ? PyObject_CallFunctionObjArgs(compress, view, NULL) : NULL;
+    PyObject *released = made ? PyObject_CallMethodObjArgs(view, name_release, NULL) : NULL;
+    if (made && !released) { /* somebody still looks at it */
+        Py_DecRef(made);
+        made = NULL;
+    }
+    if (released) Py_DecRef(released);
+    if (view) Py_DecRef(view);
+    return made;
+}
+
+/* (records, compressed; size before; their number; record time of the first; latest record time) */
+static PyObject *taken_batch(const Batch *b, PyObject *compress) {
+    PyObject *taken = PyTuple_New(5), *made = taken ? compressed(b, compress) : NULL;
+    if (!made) {
+        if (taken) Py_DecRef(taken);
+        return NULL;
+    }
+    PyTuple_SetItem(taken, 0, made);
+    PyTuple_SetItem(taken, 1, PyLong_FromLongLong((long long)b->records.size));
+    PyTuple_SetItem(taken, 2, PyLong_FromLongLong(b->count));
+    PyTuple_SetItem(taken, 3, PyLong_FromLongLong(b->first_ms));
+    PyTuple_SetItem(taken, 4, PyLong_FromLongLong(b->last_ms));
     if (!PyErr_Occurred()) return taken;
     Py_DecRef(taken);
     return NULL;
 }
 
-/* take(batches) -> list of what `taken_batch` gives: everything written, which is then forgotten */
+/* take(batches, compress) -> list of what `taken_batch` gives: everything written, which is then forgotten.
+ * `compress` gets a view of the records of a batch, which it must not keep. Nothing else may use `batches` meanwhile. */
 static PyObject *take(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
-    if (count != 1) {
-        PyErr_SetString(PyExc_TypeError, "take takes 1 argument");
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "take takes 2 arguments");
         return NULL;
     }
     Batches *all = PyCapsule_GetPointer(args[0], BATCHES);
@@ -187,7 +208,7 @@ static PyObject *take(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     if (all->open.count && !cut(all)) return PyErr_NoMemory();
     PyObject *list = PyList_New(0);
     for (size_t i = 0; list && i < all->full_count; i++) {
-        PyObject *taken = taken_batch(&all->full[i]);
+        PyObject *taken = taken_batch(&all->full[i], args[1]);
         if (!taken || PyList_Append(list, taken)) {
             Py_DecRef(list);
             list = NULL;

@@ -1,8 +1,9 @@
-/* touchstream_native.fast: the two parts of a worker's way that cost most, at a fraction of what they cost in Python.
+/* touchstream_native.fast: the parts of a worker's way that cost most, at a fraction of what they cost in Python.
  *
  *   touches.h    touches from JSON to frames
  *   credits.h    credits of plain conversions, by way of journeys.h and numbers.h
  *   batches.h    the record batches that they are written into
+ *   commands.h   commands of Redis
  *
  * Rules that hold throughout:
  * - Python is the reference. Here is only what is plain; whatever is in doubt is handed back before anything is written.
@@ -14,16 +15,18 @@
 #include "abi3.h"
 
 #include "batches.h"
+#include "commands.h"
 #include "credits.h"
 #include "touches.h"
 
-#define INTERFACE 1 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
+#define INTERFACE 2 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
 
 static PyMethodDef METHODS[] = {
     {"touches", touches, METH_FASTCALL, NULL}, {"batches", batches, METH_FASTCALL, NULL},
     {"append", append, METH_FASTCALL, NULL},   {"take", take, METH_FASTCALL, NULL},
     {"mark", mark, METH_FASTCALL, NULL},       {"undo", undo, METH_FASTCALL, NULL},
-    {"credit", credit, METH_FASTCALL, NULL},   {NULL, NULL, 0, NULL},
+    {"credit", credit, METH_FASTCALL, NULL},   {"pack", pack, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
 };
 static PyModuleDef MODULE = {{1, NULL, NULL, 0, NULL}, "fast", NULL, -1, METHODS, NULL, NULL, NULL, NULL};
 
@@ -32,7 +35,8 @@ __attribute__((visibility("default"))) PyObject *PyInit_fast(void) {
     name_key = PyUnicode_InternFromString("key");
     name_timestamp = PyUnicode_InternFromString("timestamp");
     name_offset = PyUnicode_InternFromString("offset");
-    if (!name_value || !name_key || !name_timestamp || !name_offset) return NULL;
+    name_release = PyUnicode_InternFromString("release");
+    if (!name_release || !name_value || !name_key || !name_timestamp || !name_offset) return NULL;
     PyObject *module = PyModule_Create2(&MODULE, PYTHON_ABI_VERSION);
     if (module && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE)) {
         Py_DecRef(module);

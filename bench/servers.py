@@ -100,6 +100,7 @@ class Redis:
             "appendonly": "yes",
             "appendfsync": "everysec",
             "maxmemory-policy": "noeviction",
+            "auto-aof-rewrite-min-size": "1gb",
         }
         self.child = Child([program, *(w for k, v in options.items() for w in (f"--{k}", v))], directory / "redis.log")
         try:

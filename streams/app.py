@@ -7,7 +7,7 @@ import asyncio
 import logging
 import os
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,17 +32,24 @@ REQUEST_TIMEOUT_S = 30.0
 REBALANCE_TIMEOUT_S = 60.0
 
 
+def as_they_are(topic: str, records: Iterator[Any]) -> list[Any]:
+    """The records of a fetch."""
+    return list(records)
+
+
 @dataclass(frozen=True)
 class Stage:
     """A step of the way that records take: which topics it reads, as which group, and who works on a partition number.
 
     `table` names its keys in the store. `new_part` makes the task of a partition number over that store.
+    `unpack`: see `transport.Owner`.
     """
 
     group: str
     table: str
     inputs: tuple[str, ...]
     new_part: Callable[[int, Any], PartitionTask[Any, Any]]
+    unpack: Callable[[str, Iterator[Any]], list[Any]] = as_they_are
 
 
 class Owner:
@@ -51,6 +58,7 @@ class Owner:
     def __init__(self, stage: Stage, batch_records: int, store: Any) -> None:
         self.inputs = stage.inputs
         self.batch_records = batch_records
+        self.unpack = stage.unpack
         self.parts: dict[int, PartitionTask[Any, Any]] = {}
         self.rebalances = 0
         self._reclaims = 0

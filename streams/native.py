@@ -4,13 +4,13 @@ It is optional. Python is the reference and does everything else; with and witho
 """
 
 import importlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NewType, Protocol, cast
 
 from state.connection import Part
 
 # What `native/c/fast.c` calls INTERFACE: another number is of another version of this program.
-INTERFACE = 2
+INTERFACE = 3
 MODULE = "touchstream_native.fast"
 
 # As in `streams.decode`.
@@ -38,7 +38,15 @@ class Native(Protocol):
     INTERFACE: int
 
     def touches(self, records: list[Any], start: int, by_account: bool, out: list[TakenTouch], /) -> int:
-        """Add what the records from `start` on come to, up to the first in doubt; gives its place, or the end."""
+        """Add what the records from `start` on come to, up to the first in doubt; gives its place, or the end.
+
+        What `unpack` made of a record may stand in its place.
+        """
+
+    def unpack(self, records: Iterator[Any], by_account: bool, /) -> list[Any]:
+        """Plain touches as what they come to (named tuples, which have a record's `offset`, `timestamp` and `key`),
+        and the records in doubt as they are.
+        """
 
     def batches(self, limit_bytes: int, /) -> Batches:
         """Record batches to write into, each of at most so many bytes."""

@@ -69,7 +69,7 @@ def credit_stage(
             following,
         )
 
-    return Stage(group, settings.kafka.prefix, inputs, new_part)
+    return Stage(group, settings.kafka.prefix, inputs, new_part, decoder.unpack)
 
 
 def identity_stage(

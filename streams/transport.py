@@ -18,7 +18,7 @@ Rules that keep every record, each learnt from a loss:
 
 import asyncio
 from collections import defaultdict
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol, cast
@@ -61,6 +61,10 @@ class Owner(Protocol):
     inputs: tuple[str, ...]
     batch_records: int
 
+    def unpack(self, topic: str, records: Iterator[Any]) -> list[Any]:
+        """The records of a fetch, or in place of one whatever has its `offset`, `timestamp` and `key`. This is called
+        in the consumer's thread."""
+
     async def on_assigned(self, consumer: "Consumer", partitions: set[int]) -> Mapping[TP, int]:
         """Claim the partition numbers; gives the offset at which each topic partition starts."""
 
@@ -70,8 +74,8 @@ class Owner(Protocol):
 
 @dataclass(slots=True)
 class Batch:
-    """Consecutive records of one partition number, as aiokafka's own C records (offset, timestamp, key, value,
-    headers); `parts` are those of each input topic, in the order of the owner's `inputs`."""
+    """Consecutive records of one partition number, as the owner unpacked them from aiokafka's own C records (offset,
+    timestamp, key, value, headers); `parts` are those of each input topic, in the order of the owner's `inputs`."""
 
     partition: int
     parts: tuple[list[Any], ...]
@@ -118,6 +122,9 @@ class ConsumerThread(driver.AIOKafkaConsumerThread):
         consumer = super()._create_worker_consumer(transport)
         consumer._isolation_level = "read_committed"
         consumer._fetch_max_wait_ms = FETCH_WAIT_MS
+        # aiokafka hands it on to each chunk, where `_get_all` finds it.
+        app: Any = self.app
+        consumer._value_deserializer = app.batch_owner.unpack
         return consumer
 
     async def move(self, tp: TP, offset: int) -> None:
@@ -473,7 +480,9 @@ def _get_all(self: Any, max_records: int | None = None) -> list[Any]:
         return []
     fetched = self._partition_records
     start = fetched.next_fetch_offset
-    records = list(fetched._records_iterator)
+    # Other consumers of this process have none.
+    unpack, found = fetched._value_deserializer, fetched._records_iterator
+    records = list(found) if unpack is None else unpack(self._topic_partition.topic, found)
     self._update_position()
     self._partition_records = None
     state = self._assignment.state_value(self._topic_partition)

@@ -40,6 +40,19 @@ extern PyObject *PyExc_TypeError, *PyExc_ValueError;
 
 PyObject *PyModule_Create2(PyModuleDef *, int);
 int PyModule_AddIntConstant(PyObject *, const char *, long);
+typedef struct {
+    const char *name, *doc;
+} PyStructSequence_Field;
+typedef struct {
+    const char *name, *doc;
+    PyStructSequence_Field *fields;
+    int in_sequence;
+} PyStructSequence_Desc;
+PyObject *PyStructSequence_NewType(PyStructSequence_Desc *);
+PyObject *PyStructSequence_New(PyObject *);
+void PyStructSequence_SetItem(PyObject *, Py_ssize_t, PyObject *);
+
+int PyModule_AddObjectRef(PyObject *, const char *, PyObject *);
 void Py_IncRef(PyObject *);
 void Py_DecRef(PyObject *);
 PyObject *PyErr_Occurred(void);
@@ -48,6 +61,9 @@ void PyErr_SetString(PyObject *, const char *);
 PyObject *PyErr_NoMemory(void);
 PyObject *PyObject_GetAttr(PyObject *, PyObject *);
 int PyObject_IsTrue(PyObject *);
+int PyObject_IsInstance(PyObject *, PyObject *);
+PyObject *PyObject_GetIter(PyObject *);
+PyObject *PyIter_Next(PyObject *);
 PyObject *PyUnicode_InternFromString(const char *);
 PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *);
 PyObject *PyLong_FromLongLong(long long);

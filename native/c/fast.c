@@ -19,10 +19,11 @@
 #include "credits.h"
 #include "touches.h"
 
-#define INTERFACE 2 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
+#define INTERFACE 3 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
 
 static PyMethodDef METHODS[] = {
-    {"touches", touches, METH_FASTCALL, NULL}, {"batches", batches, METH_FASTCALL, NULL},
+    {"touches", touches, METH_FASTCALL, NULL}, {"unpack", unpack, METH_FASTCALL, NULL},
+    {"batches", batches, METH_FASTCALL, NULL},
     {"append", append, METH_FASTCALL, NULL},   {"take", take, METH_FASTCALL, NULL},
     {"mark", mark, METH_FASTCALL, NULL},       {"undo", undo, METH_FASTCALL, NULL},
     {"credit", credit, METH_FASTCALL, NULL},   {"pack", pack, METH_FASTCALL, NULL},
@@ -37,6 +38,7 @@ __attribute__((visibility("default"))) PyObject *PyInit_fast(void) {
     name_offset = PyUnicode_InternFromString("offset");
     name_release = PyUnicode_InternFromString("release");
     if (!name_release || !name_value || !name_key || !name_timestamp || !name_offset) return NULL;
+    if (!touch_type && !(touch_type = PyStructSequence_NewType(&TOUCH))) return NULL;
     PyObject *module = PyModule_Create2(&MODULE, PYTHON_ABI_VERSION);
     if (module && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE)) {
         Py_DecRef(module);

@@ -203,26 +203,55 @@ static bool bytes_of(PyObject *record, PyObject *name, PyObject **owner, Text *t
     return true;
 }
 
-/* (offset, record time, key, event time, frame) as streams/decode.py has it; takes the references. */
-static PyObject *taken_touch(PyObject *parts[5]) {
-    PyObject *taken = PyTuple_New(5);
+/* What a plain touch comes to, as TakenTouch of streams/decode.py. Where fetched records are looked at, its names are
+ * those of theirs. */
+static PyStructSequence_Field TOUCH_FIELDS[] = {
+    {"offset", NULL}, {"timestamp", "record time, epoch ms"}, {"key", NULL}, {"occurred_ms", "event time, epoch ms"},
+    {"frame", NULL}, {NULL, NULL},
+};
+static PyStructSequence_Desc TOUCH = {"touchstream_native.fast.Touch", "A touch that was read.", TOUCH_FIELDS, 5};
+static PyObject *touch_type;
+
+/* A Touch of these; takes the references. */
+static PyObject *new_touch(PyObject *parts[5]) {
+    bool is_whole = true;
+    for (int i = 0; i < 5; i++) is_whole = is_whole && parts[i];
+    PyObject *touch = is_whole ? PyStructSequence_New(touch_type) : NULL;
     for (int i = 0; i < 5; i++) {
-        if (!parts[i] || !taken) {
-            for (int j = i; j < 5; j++) if (parts[j]) Py_DecRef(parts[j]);
-            if (taken) Py_DecRef(taken);
-            return NULL;
-        }
-        PyTuple_SetItem(taken, i, parts[i]);
+        if (touch) PyStructSequence_SetItem(touch, i, parts[i]);
+        else if (parts[i]) Py_DecRef(parts[i]);
     }
-    return taken;
+    return touch;
+}
+
+/* What a record comes to. NULL without an error: in doubt, and Python will meet it again. */
+static PyObject *read_record(PyObject *record, bool by_account) {
+    static Buffer frame; /* nothing between frame_of and the making of the bytes can run Python code */
+    PyObject *value_owner = NULL, *key_owner = NULL, *stamp = PyObject_GetAttr(record, name_timestamp);
+    Text value, key;
+    int64_t occurred_ms = 0;
+    long long record_ms = stamp ? PyLong_AsLongLong(stamp) : -1;
+    bool is_plain = stamp && bytes_of(record, name_value, &value_owner, &value) &&
+                    bytes_of(record, name_key, &key_owner, &key) &&
+                    frame_of(value, key, record_ms, by_account, &frame, &occurred_ms);
+    PyObject *kept = is_plain ? PyBytes_FromStringAndSize((char *)frame.at, (Py_ssize_t)frame.size) : NULL;
+    if (value_owner) Py_DecRef(value_owner);
+    if (!is_plain) {
+        if (key_owner) Py_DecRef(key_owner);
+        if (stamp) Py_DecRef(stamp);
+        PyErr_Clear();
+        return NULL;
+    }
+    PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, key_owner, PyLong_FromLongLong(occurred_ms),
+                          kept};
+    return new_touch(parts);
 }
 
 /* touches(records: list, start: int, by_account: bool, out: list) -> int
- * Appends what the records from `start` on come to; ends before the first in doubt and returns its place, or how many
- * there are. */
+ * Appends what the records from `start` on come to, or came to before; ends before the first in doubt and returns its
+ * place, or how many there are. */
 static PyObject *touches(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
-    static Buffer frame; /* nothing between frame_of and the making of the bytes can run Python code */
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "touches takes 4 arguments");
         return NULL;
@@ -234,31 +263,41 @@ static PyObject *touches(PyObject *self, PyObject *const *args, Py_ssize_t count
         PyObject *record = PyList_GetItem(args[0], at); /* borrowed */
         if (!record) return NULL;
         Py_IncRef(record);
-        PyObject *value_owner = NULL, *key_owner = NULL, *stamp = PyObject_GetAttr(record, name_timestamp);
-        Text value, key;
-        int64_t occurred_ms = 0;
-        long long record_ms = stamp ? PyLong_AsLongLong(stamp) : -1;
-        bool is_plain = stamp && bytes_of(record, name_value, &value_owner, &value) &&
-                        bytes_of(record, name_key, &key_owner, &key) &&
-                        frame_of(value, key, record_ms, by_account, &frame, &occurred_ms);
-        PyObject *kept = is_plain ? PyBytes_FromStringAndSize((char *)frame.at, (Py_ssize_t)frame.size) : NULL;
-        if (value_owner) Py_DecRef(value_owner);
-        if (!is_plain) {
-            if (key_owner) Py_DecRef(key_owner);
-            if (stamp) Py_DecRef(stamp);
-            Py_DecRef(record);
-            PyErr_Clear(); /* Python will meet it again */
-            break;
-        }
-        PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, key_owner,
-                              PyLong_FromLongLong(occurred_ms), kept};
-        Py_DecRef(record);
-        PyObject *taken = taken_touch(parts);
-        int failed = !taken || PyList_Append(args[3], taken);
-        if (taken) Py_DecRef(taken);
+        bool is_read = PyObject_IsInstance(record, touch_type) == 1;
+        PyObject *touch = is_read ? record : read_record(record, by_account);
+        if (!is_read) Py_DecRef(record);
+        if (!touch) break;
+        int failed = PyList_Append(args[3], touch);
+        Py_DecRef(touch);
         if (failed) return NULL;
     }
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(at);
+}
+
+/* unpack(records: iterator, by_account: bool) -> list of Touch, and of the records in doubt as they are.
+ * A record is let go of as soon as it is read, so that the next one finds its memory at hand. */
+static PyObject *unpack(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "unpack takes 2 arguments");
+        return NULL;
+    }
+    bool by_account = PyObject_IsTrue(args[1]) == 1;
+    PyObject *found = PyErr_Occurred() ? NULL : PyObject_GetIter(args[0]), *record;
+    PyObject *list = found ? PyList_New(0) : NULL;
+    while (list && (record = PyIter_Next(found))) {
+        PyObject *touch = read_record(record, by_account);
+        int failed = PyErr_Occurred() || PyList_Append(list, touch ? touch : record);
+        if (touch) Py_DecRef(touch);
+        Py_DecRef(record);
+        if (failed) break;
+    }
+    if (found) Py_DecRef(found);
+    if (list && PyErr_Occurred()) {
+        Py_DecRef(list);
+        return NULL;
+    }
+    return list;
 }
 
 #endif

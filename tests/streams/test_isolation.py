@@ -10,6 +10,7 @@ from aiokafka import AIOKafkaConsumer, AIOKafkaProducer, TopicPartition
 from aiokafka.admin import AIOKafkaAdminClient, NewTopic
 
 from streams import embedded, transport
+from streams.app import as_they_are
 from tests.streams.test_transport import install_for_one_test
 
 
@@ -42,7 +43,7 @@ async def test_aborted_records_are_not_read(embedded_broker: embedded.Broker, mo
 def workers_consumer(bootstrap: str) -> AIOKafkaConsumer:
     """The client that the transport gives to a worker's consumer thread."""
     app: Any = faust.App("isolation", broker=f"{transport.SCHEME}://{bootstrap}", set_as_current=False)
-    app.batch_owner = SimpleNamespace(inputs=("touches", "conversions"))
+    app.batch_owner = SimpleNamespace(inputs=("touches", "conversions"), unpack=as_they_are)
 
     async def ignore(*_: Any) -> None:
         """No callback of Faust's is of interest here."""

@@ -9,6 +9,7 @@ from models.durations import DAY_MS
 from models.policy import Policy
 from models.rules import Rules
 from models.times import format_time, parse_time
+from state.connection import pack
 from streams import native as streams_native
 from streams.decode import Decoder, Taken
 from streams.native import Native, load
@@ -160,7 +161,56 @@ def test_wrong_credits_are_errors(native: Any) -> None:
     with pytest.raises(ValueError, match="limit"):
         native.batches(-1)
     with pytest.raises((TypeError, ValueError)):
-        native.take(object())
+        native.take(object(), bytes)
+    with pytest.raises(TypeError):
+        native.unpack(5, False)
+
+
+def test_unpacked_while_fetched(native: Native, seed: int) -> None:
+    """Touches that were read as they were fetched come to the same as those read later, and are told like records."""
+    rng = random.Random(seed)
+    records = plain_cases.touch_records(rng, RECORDS)
+    for by_account in (False, True):
+        decoder = Decoder("touches", "conversions", "moves", by_account, native=native)
+        unpacked = decoder.unpack("touches", iter(records))
+        assert decoder.unpack("conversions", iter(records)) == records
+        names = ("offset", "timestamp", "key")
+        assert [[getattr(r, n) for n in names] for r in unpacked] == [[getattr(r, n) for n in names] for r in records]
+        early, late = Taken(), Taken()
+        decoder.touches(unpacked, 0, early)
+        Decoder("touches", "conversions", "moves", by_account).touches(records, 0, late)
+        assert early == late, f"seed {seed}"
+        plain = sum(hasattr(r, "frame") for r in unpacked)
+        assert 0.1 * RECORDS < plain < RECORDS, plain
+
+
+@pytest.mark.parametrize("count", [0, 1, 3])
+def test_commands(native: Native, seed: int, count: int) -> None:
+    """Commands of Redis are put together as by Python, empty words and mappings included; anything else raises."""
+    rng = random.Random(seed)
+    some = {rng.randbytes(rng.randrange(300)): rng.randbytes(rng.choice((0, 9, 10, 70_000))) for _ in range(count)}
+    parts = [b"MGET", b"", (b"p:", some), (b"", some), (None, some), rng.randbytes(100), (None, {})]
+    assert native.pack(parts) == pack(parts)
+    for wrong in ([1], [(1, {})], [(b"", [])], [(None, {b"a": 1})], [(b"", {1: b""})], (), [()], None):
+        with pytest.raises((TypeError, IndexError, SystemError)):
+            native.pack(wrong)  # type: ignore[arg-type]
+
+
+def test_a_failed_compression_loses_nothing(native: Native) -> None:
+    """What could not be compressed can be taken again, and whoever keeps the view of it is refused."""
+    batches = native.batches(100)
+    for n in range(3):
+        native.append(batches, n, b"key", b"value" * 20, b"\0")
+    with pytest.raises(ZeroDivisionError):
+        native.take(batches, lambda view: bytes(1 // (len(view) - len(view))))
+    kept: list[Any] = []
+    with pytest.raises(BufferError):
+        native.take(batches, lambda view: kept.append(memoryview(view)) or b"")  # type: ignore[func-returns-value]
+    kept.clear()
+    taken = native.take(batches, bytes)
+    assert [len(records) for records, *_ in taken] == [size for _, size, *_ in taken]
+    assert sum(count for _, _, count, *_ in taken) == 3
+    assert native.take(batches, bytes) == []
 
 
 def test_rows_that_are_not_whole_raise(native: Any) -> None:

@@ -169,7 +169,7 @@ static PyObject *compressed(const Batch *b, PyObject *compress) {
     PyObject *view = PyMemoryView_FromMemory((char *)b->records.at, (Py_ssize_t)b->records.size, PyBUF_READ);
     PyObject *made = view ? PyObject_CallFunctionObjArgs(compress, view, NULL) : NULL;
     PyObject *released = made ? PyObject_CallMethodObjArgs(view, name_release, NULL) : NULL;
-    if (made && !released) { /* somebody still looks at it */
+    if (made && !released) {
         Py_DecRef(made);
         made = NULL;
     }

@@ -87,6 +87,17 @@ async def test_save_writes_everything_and_moves_applied(backend: Backend) -> Non
     assert found == [b"12", b"new", b"", None, None]
 
 
+async def test_appends_under_a_start(backend: Backend) -> None:
+    """What is appended under a common start is appended to the whole subkey, next to all else, and named when grown."""
+    await begun(backend)
+    under = {b"t:": {b"a": b"1", b"": b"2"}, b"u:": {b"a": b"x" * 150}}
+    writes = Writes(appends={b"a": b"3"}, appends_under=under, puts={b"t:p": b"4"}, deletes=[b"t:d"])
+    assert await backend.store.save(3, MINE, b"0,0", b"1,0", writes) == [b"u:a"]
+    assert await backend.store.save(3, MINE, b"1,0", b"2,0", Writes(appends_under={b"t:": {b"a": b"5"}})) == []
+    found = await backend.store.load(3, MINE, b"2,0", [b"a", b"t:a", b"t:", b"u:a", b"t:p", b"t:d"])
+    assert found == [b"3", b"15", b"2", b"x" * 150, b"4", None]
+
+
 async def test_save_twice_appends_once(backend: Backend) -> None:
     """A save whose reply was lost may be sent again: it is done once and says nothing of growth."""
     await begun(backend)
@@ -265,6 +276,10 @@ BAD = [
     Writes(deletes=[b"dropping"]),
     Writes(appends={b"a": b"1"}, puts={b"a": b"1"}),
     Writes(appends={b"a": b"1"}, deletes=[b"a"]),
+    Writes(appends_under={b"own": {b"er": b"1"}}),
+    Writes(appends_under={b"t:": {b"a": b"1"}}, puts={b"t:a": b"1"}),
+    Writes(appends_under={b"t:": {b"a": b"1"}}, deletes=[b"t:a"]),
+    Writes(appends_under={b"t:": {b"a": b"1"}}, appends={b"t:a": b"1"}),
     Writes(puts={b"a": b"1"}, put_ttl_ms=0),
     Writes(appends={b"a": b"1"}, append_ttl_ms=-1),
     Writes(appends={b"a": b"1"}, append_ttl_ms=5, renew_below_ms=6),

@@ -22,6 +22,9 @@ TTL_MS = 10**9  # far beyond the length of a test, so that nothing expires in ei
 WRITES = st.builds(
     Writes,
     appends=st.dictionaries(SUBKEYS, VALUES, max_size=3),
+    appends_under=st.dictionaries(
+        st.sampled_from([b"", b"a"]), st.dictionaries(SUBKEYS, VALUES, max_size=2), max_size=2
+    ),
     puts=st.dictionaries(SUBKEYS, VALUES, max_size=2),
     deletes=st.lists(SUBKEYS, max_size=2),
     append_ttl_ms=st.just(TTL_MS),

@@ -181,7 +181,7 @@ def test_unpacked_while_fetched(native: Native, seed: int) -> None:
         Decoder("touches", "conversions", "moves", by_account).touches(records, 0, late)
         assert early == late, f"seed {seed}"
         plain = sum(hasattr(r, "frame") for r in unpacked)
-        assert 0.1 * RECORDS < plain < RECORDS, plain
+        assert (0 if by_account else 0.1 * RECORDS) < plain < RECORDS, plain
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])
@@ -197,17 +197,16 @@ def test_commands(native: Native, seed: int, count: int) -> None:
 
 
 def test_a_failed_compression_loses_nothing(native: Native) -> None:
-    """What could not be compressed can be taken again, and whoever keeps the view of it is refused."""
+    """What could not be compressed can be taken again, and a view of it that was kept is of no use any more."""
     batches = native.batches(100)
     for n in range(3):
         native.append(batches, n, b"key", b"value" * 20, b"\0")
     with pytest.raises(ZeroDivisionError):
         native.take(batches, lambda view: bytes(1 // (len(view) - len(view))))
-    kept: list[Any] = []
-    with pytest.raises(BufferError):
-        native.take(batches, lambda view: kept.append(memoryview(view)) or b"")  # type: ignore[func-returns-value]
-    kept.clear()
-    taken = native.take(batches, bytes)
+    kept: list[memoryview] = []
+    taken = native.take(batches, lambda view: kept.append(view) or bytes(view))  # type: ignore[func-returns-value]
+    with pytest.raises(ValueError, match="released"):
+        bytes(kept[0])
     assert [len(records) for records, *_ in taken] == [size for _, size, *_ in taken]
     assert sum(count for _, _, count, *_ in taken) == 3
     assert native.take(batches, bytes) == []

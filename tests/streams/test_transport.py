@@ -263,6 +263,7 @@ class Fetched:
     def __init__(self, start: int, offsets: Iterable[int], end: int) -> None:
         self.next_fetch_offset = start
         self._records_iterator = self._unpack(list(offsets), end)
+        self._value_deserializer = None
 
     def _unpack(self, offsets: list[int], end: int) -> Iterable[Record]:
         for offset in offsets:

@@ -36,7 +36,7 @@ class CompiledOutput(BatchedOutput):
     def packed_headers(self, kind: str, offset: int) -> bytes:
         """The headers of a record that the record there brought about, as Kafka has them."""
         name, place = self._place(kind, offset)
-        return b"".join((_FIRST_HEADER, _packed(name), _packed(place)))
+        return b"".join((_FIRST_HEADER, packed(name), packed(place)))
 
     def wrote(self, count: int) -> None:
         """So many records were written into `batches`."""
@@ -111,14 +111,16 @@ class CompiledPublisher(Publisher):
         return CompiledOutput(self._native, partition, self._places(partition))
 
 
-def _packed(text: bytes | str) -> bytes:
+def packed(text: bytes | str | None) -> bytes:
     """A text with its size in front, as it stands in a header."""
+    if text is None:
+        return _NO_TEXT
     raw = text.encode() if isinstance(text, str) else text
-    return _varint(len(raw)) + raw
+    return varint(len(raw)) + raw
 
 
 @lru_cache(1_024)
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """A number as Kafka has it inside a record: zigzag, then seven bits a byte."""
     left, out = number << 1, bytearray()
     while left >= 0x80:
@@ -128,5 +130,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
+# The size -1.
+_NO_TEXT = b"\x01"
 # How many headers there are, and the one that is always the same.
-_FIRST_HEADER = _varint(2) + _packed(CREDIT_SCHEMA[0]) + _packed(CREDIT_SCHEMA[1])
+_FIRST_HEADER = varint(2) + packed(CREDIT_SCHEMA[0]) + packed(CREDIT_SCHEMA[1])

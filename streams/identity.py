@@ -14,7 +14,7 @@ too many ids were refused, and those that were taken in the first time point alr
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from faust.types import TP
 
@@ -26,7 +26,17 @@ from models.whereabouts import give_up, read_whereabouts
 from state.store import TTL_MAX_MS, Writes
 from streams.batches import owner_of
 from streams.claiming import Claiming
-from streams.identity_decode import IDENTITIES, LINKS, RAW_CONVERSIONS, RAW_TOUCHES, OfAccount, RawDecoder, TakenRaw
+from streams.identity_decode import (
+    IDENTITIES,
+    LINKS,
+    RAW_CONVERSIONS,
+    RAW_TOUCHES,
+    Item,
+    OfAccount,
+    RawDecoder,
+    TakenRaw,
+    offset_of,
+)
 from streams.identity_publish import Relayed
 from streams.marks import Marks
 from streams.origin import Origin
@@ -157,7 +167,8 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
 
     async def _give_up(self, taken: TakenRaw, out: Outcome, writes: Writes) -> None:
         """Refuse the corrections that have waited for too long, as of the raw conversions of this step."""
-        due = await self._waiting.turn(taken.parts[RAW_CONVERSIONS], out.began, writes)
+        conversions = cast("list[Item | Arrived]", taken.parts[RAW_CONVERSIONS])
+        due = await self._waiting.turn(conversions, out.began, writes)
         if not due:
             return
         subkeys = {conversion_subkey(conversion_key(name.decode())): until_ms for name, until_ms in due.items()}
@@ -197,6 +208,9 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
                 if isinstance(item, Arrived):
                     mail.event(item)
                     continue
+                if not isinstance(item, Item):
+                    mail.touch(item)
+                    continue
                 match item.what:
                     case DeadLetter():
                         output.dead.append(item.what)
@@ -218,7 +232,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         # Corrections that waited in vain are left out: they came long ago.
         found = {(letter.topic, letter.offset) for letter in dead}
         places = zip(self.inputs, taken.parts, strict=True)
-        return [(tp.topic, item.offset) in found for tp, items in places for item in items]
+        return [(tp.topic, offset_of(item)) in found for tp, items in places for item in items]
 
     def _next_applied(self, decided: Resolved, ends: Offsets) -> Applied:
         if not self.replaying:

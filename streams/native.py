@@ -8,11 +8,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple, NewType, Protocol, cast
 
 # What `native/c/fast.c` calls INTERFACE: another number is of another version of this program.
-INTERFACE = 1
+INTERFACE = 2
 MODULE = "touchstream_native.fast"
 
 # As in `streams.decode`.
 TakenTouch = tuple[int, int, bytes, int, bytes]
+# As in `models.raw`.
+PlainTouch = tuple[int, int, str, bytes, Any]
 Batches = NewType("Batches", object)
 # Records of one batch as Kafka has them, uncompressed; their number; record time of the first; latest record time.
 Written = tuple[bytes, int, int, int]
@@ -37,6 +39,12 @@ class Native(Protocol):
 
     def touches(self, records: list[Any], start: int, by_account: bool, out: list[TakenTouch], /) -> int:
         """Add what the records from `start` on come to, up to the first in doubt; gives its place, or the end."""
+
+    def raw_touches(self, records: list[Any], start: int, out: list[Any], /) -> int:
+        """As `touches`, for raw ones: a `PlainTouch` each."""
+
+    def deliver(self, batches: Batches, key: bytes, tail: bytes, touches: list[PlainTouch], /) -> None:
+        """Write these under a key, each with the rest of its JSON and without headers."""
 
     def batches(self, limit_bytes: int, /) -> Batches:
         """Record batches to write into, each of at most so many bytes."""

@@ -1,6 +1,7 @@
-/* touchstream_native.fast: the two parts of a worker's way that cost most, at a fraction of what they cost in Python.
+/* touchstream_native.fast: the parts of a worker's way that cost most, at a fraction of what they cost in Python.
  *
  *   touches.h    touches from JSON to frames
+ *   raw.h        raw touches from JSON to whose they are, and to the records of touches
  *   credits.h    credits of plain conversions, by way of journeys.h and numbers.h
  *   batches.h    the record batches that they are written into
  *
@@ -15,15 +16,17 @@
 
 #include "batches.h"
 #include "credits.h"
+#include "raw.h"
 #include "touches.h"
 
-#define INTERFACE 1 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
+#define INTERFACE 2 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
 
 static PyMethodDef METHODS[] = {
     {"touches", touches, METH_FASTCALL, NULL}, {"batches", batches, METH_FASTCALL, NULL},
     {"append", append, METH_FASTCALL, NULL},   {"take", take, METH_FASTCALL, NULL},
     {"mark", mark, METH_FASTCALL, NULL},       {"undo", undo, METH_FASTCALL, NULL},
-    {"credit", credit, METH_FASTCALL, NULL},   {NULL, NULL, 0, NULL},
+    {"credit", credit, METH_FASTCALL, NULL},   {"raw_touches", raw_touches, METH_FASTCALL, NULL},
+    {"deliver", deliver, METH_FASTCALL, NULL}, {NULL, NULL, 0, NULL},
 };
 static PyModuleDef MODULE = {{1, NULL, NULL, 0, NULL}, "fast", NULL, -1, METHODS, NULL, NULL, NULL, NULL};
 
@@ -32,7 +35,8 @@ __attribute__((visibility("default"))) PyObject *PyInit_fast(void) {
     name_key = PyUnicode_InternFromString("key");
     name_timestamp = PyUnicode_InternFromString("timestamp");
     name_offset = PyUnicode_InternFromString("offset");
-    if (!name_value || !name_key || !name_timestamp || !name_offset) return NULL;
+    name_headers = PyUnicode_InternFromString("headers");
+    if (!name_value || !name_key || !name_timestamp || !name_offset || !name_headers) return NULL;
     PyObject *module = PyModule_Create2(&MODULE, PYTHON_ABI_VERSION);
     if (module && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE)) {
         Py_DecRef(module);

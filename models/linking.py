@@ -622,20 +622,17 @@ def _deliver(person_id: str, state: IdState, events: Sequence[Arrived | PlainTou
     is_user = up is not None and not up.startswith((EMAIL, ANONYMOUS))
     key = person_id.encode()
     above = up.encode() if up is not None and is_user else key
-    rename: Callable[[bytes], bytes | None] | None = None
-    of_plain: Deliveries | None = None
-    for each in events:
-        if isinstance(each, tuple) and (is_user or not state.points):
-            # None has come over another owner, and none is so long that it could not be renamed.
-            if of_plain is None:
-                of_plain = Deliveries(above, tail_of(up if up is not None and is_user else person_id), [])
-                out.sends.append(of_plain)
-            of_plain.touches.append(each)
-            out.touches += 1
-            continue
-        arrived, of_plain = whole(each) if isinstance(each, tuple) else each, None
-        if rename is None and up is not None and is_user:
-            rename = renamed(person_id, up)
+    if is_user or not state.points:
+        # None of these has come over another owner, or is so long that it could not be renamed.
+        plain = [each for each in events if isinstance(each, tuple)]
+        others = [each for each in events if not isinstance(each, tuple)] if len(plain) < len(events) else []
+        # Touches stay in their order; conversions go to another topic.
+        if plain and not any(each.event.kind == "touches" for each in others):
+            out.sends.append(Deliveries(above, tail_of(up if up is not None and is_user else person_id), plain))
+            out.touches += len(plain)
+            events = others
+    rename = renamed(person_id, up) if events and up is not None and is_user else None
+    for arrived in all_whole(events):
         event = arrived.event
         value, to = event.rekeyed, person_id
         if state.points and (state.now is not None or event.hops < HOPS_MAX):

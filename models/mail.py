@@ -4,9 +4,9 @@ Pure: sort everything into a `Mail`, read what the store has under its `subkeys`
 another partition number becomes a record to write at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.accounts import decide_accounts, read_waiting
 from models.formats import FORMAT
@@ -153,15 +153,21 @@ class Mail:
         else:
             self._for_id(person).events.append(arrived)
 
-    def touch(self, touch: PlainTouch) -> None:
-        """As `event`, for a plain touch; not for journeys by account."""
-        mail = self._ids.get(touch[2])
-        if mail is None:
-            if not self._owns(touch[2]):
-                self.event(whole(touch))
-                return
-            mail = self._for_id(touch[2])
-        mail.events.append(touch)
+    def touches(self, items: Iterable[Any]) -> Iterator[Any]:
+        """As `event`, for the plain touches among these, which journeys by account have none of; gives the others."""
+        ids = self._ids
+        for item in items:
+            if type(item) is not tuple:
+                yield item
+                continue
+            person = item[2]
+            mail = ids.get(person)
+            if mail is None:
+                if not self._owns(person):
+                    self.event(whole(item))
+                    continue
+                mail = self._for_id(person)
+            mail.events.append(item)
 
     def _goes_by_conversion(self, event: RawEvent) -> bool:
         """Whether a correction goes where its conversion is, though it may name somebody.

@@ -24,7 +24,7 @@ from models.outcome import Reason
 from models.raw import own_headers
 from models.whereabouts import give_up, read_whereabouts
 from state.store import TTL_MAX_MS, Writes
-from streams.batches import owner_of
+from streams.batches import owners
 from streams.claiming import Claiming
 from streams.identity_decode import (
     IDENTITIES,
@@ -89,6 +89,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         claiming = Claiming(places, None, store, None, self.lazy, origin, state_format=limits.state_format)
         super().__init__(places, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
+        self._owner_of = owners(decoder.native)
         self._rules = rules
         self._tell = tell
         self._secret = secret
@@ -120,6 +121,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         started = time.perf_counter()
         output, out = self._output(), Outcome()
         partition, partitions = self.partition, self._owned_by().partitions(self.inputs[LINKS].topic)
+        owner_of = self._owner_of
         mail = Mail(lambda text: owner_of(text, partitions) == partition, out, self._rules.by_account)
         self._sort(taken, mail, output)
         subkeys = mail.subkeys()
@@ -203,13 +205,11 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
 
     def _sort(self, taken: TakenRaw, mail: Mail, output: Relayed) -> None:
         """Into the mail, or to the dead letters."""
-        for items in taken.parts:
-            for item in items:
+        item: Item | Arrived
+        for i, items in enumerate(taken.parts):
+            for item in mail.touches(items) if i == RAW_TOUCHES else cast("list[Item | Arrived]", items):
                 if isinstance(item, Arrived):
                     mail.event(item)
-                    continue
-                if not isinstance(item, Item):
-                    mail.touch(item)
                     continue
                 match item.what:
                     case DeadLetter():

@@ -81,6 +81,7 @@ class RawDecoder:
     ) -> None:
         """`topics`: full names of links, identities, raw-touches and raw-conversions. `by_account`: whether the account
         of an Identify is read, too. `native` is the compiled part, where it is there: it reads the plain touches."""
+        self.native = native
         # By account each event is looked at for what it says of it.
         self._native = None if by_account else native
         self._by_account = by_account

@@ -70,7 +70,8 @@ class RelayPublisher(Publisher):
             # What is said of one id comes together.
             if send.key != key or send.topic != topic:
                 topic, key = send.topic, send.key
-                there = found.setdefault((topic, _place(topic, key, partition, counts)), [])
+                place = partition if topic in OWNED else owner_of(key.decode(), counts[topic])
+                there = found.setdefault((topic, place), [])
             # The builder wants a list.
             headers = list(send.headers) if send.headers else NO_HEADERS
             there.append((send.record_ms, key, send.value, headers))
@@ -97,10 +98,10 @@ class CompiledRelayPublisher(RelayPublisher):
         self, producer: AIOKafkaProducer, partition: int, output: Relayed, counts: Mapping[str, int]
     ) -> dict[Place, list[Any]]:
         found: dict[Place, Batches] = {}
-        append, deliver = self._native.append, self._native.deliver
+        append, deliver, owner_of = self._native.append, self._native.deliver, self._native.owner_of
         for each in output.relayed:
             topic = "touches" if isinstance(each, Deliveries) else each.topic
-            place = topic, _place(topic, each.key, partition, counts)
+            place = topic, partition if topic in OWNED else owner_of(each.key.decode(), counts[topic])
             there = found.get(place)
             if there is None:
                 there = found[place] = self._native.batches(BATCH_BYTES)
@@ -110,10 +111,6 @@ class CompiledRelayPublisher(RelayPublisher):
                 headers = _packed_headers(each.headers) if each.headers else NO_PACKED_HEADERS
                 append(there, each.record_ms, each.key, each.value, headers)
         return {place: [CompiledBatch(one) for one in self._native.take(there)] for place, there in found.items()}
-
-
-def _place(topic: str, key: bytes, partition: int, counts: Mapping[str, int]) -> int:
-    return partition if topic in OWNED else owner_of(key.decode(), counts[topic])
 
 
 def _packed_headers(headers: Sequence[tuple[str, bytes | None]]) -> bytes:

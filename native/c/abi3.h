@@ -48,6 +48,7 @@ PyObject *PyErr_NoMemory(void);
 PyObject *PyObject_GetAttr(PyObject *, PyObject *);
 int PyObject_IsTrue(PyObject *);
 PyObject *PyUnicode_InternFromString(const char *);
+const char *PyUnicode_AsUTF8AndSize(PyObject *, Py_ssize_t *);
 PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *);
 PyObject *PyLong_FromLongLong(long long);
 long long PyLong_AsLongLong(PyObject *);

@@ -4,6 +4,7 @@
  *   raw.h        raw touches from JSON to whose they are, and to the records of touches
  *   credits.h    credits of plain conversions, by way of journeys.h and numbers.h
  *   batches.h    the record batches that they are written into
+ *   hash.h       where a key lies
  *
  * Rules that hold throughout:
  * - Python is the reference. Here is only what is plain; whatever is in doubt is handed back before anything is written.
@@ -16,6 +17,7 @@
 
 #include "batches.h"
 #include "credits.h"
+#include "hash.h"
 #include "raw.h"
 #include "touches.h"
 
@@ -26,7 +28,8 @@ static PyMethodDef METHODS[] = {
     {"append", append, METH_FASTCALL, NULL},   {"take", take, METH_FASTCALL, NULL},
     {"mark", mark, METH_FASTCALL, NULL},       {"undo", undo, METH_FASTCALL, NULL},
     {"credit", credit, METH_FASTCALL, NULL},   {"raw_touches", raw_touches, METH_FASTCALL, NULL},
-    {"deliver", deliver, METH_FASTCALL, NULL}, {NULL, NULL, 0, NULL},
+    {"deliver", deliver, METH_FASTCALL, NULL}, {"owner_of", owner_of, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
 };
 static PyModuleDef MODULE = {{1, NULL, NULL, 0, NULL}, "fast", NULL, -1, METHODS, NULL, NULL, NULL, NULL};
 

@@ -15,6 +15,7 @@ from models.times import format_time, parse_time
 from streams import native as streams_native
 from streams.decode import Decoder, Taken
 from streams.identity_decode import RAW_TOUCHES, Item, RawDecoder, TakenRaw
+from streams.murmur import partition_of
 from streams.native import Native, load
 from streams.plain import rows_of
 from tests.support import plain_cases
@@ -144,6 +145,18 @@ def test_credits(native: Native, seed: int) -> None:
 def test_raw_touches(native: Native, seed: int) -> None:
     """Raw touches, dead letters and their order are those of Python, and so is the JSON for the crediting stage."""
     check_raw_touches(native, seed, RECORDS)
+
+
+def test_owners(native: Native, seed: int) -> None:
+    """An id of any size and language has the owner that Python gives it, among any number of partitions."""
+    rng = random.Random(seed)
+    for _ in range(2_000):
+        text = "".join(rng.choices("abc019-_:äé\u2028😀", k=rng.randrange(300)))
+        partitions = rng.choice((1, 2, 3, 12, 1_000, 2**31 - 1))
+        assert native.owner_of(text, partitions) == partition_of(text.encode(), partitions), f"seed {seed}: {text!r}"
+    for wrong in ((), ("a",), (b"a", 4), ("a", 0), ("a", 2**31), ("\ud800", 4)):
+        with pytest.raises((TypeError, ValueError)):
+            native.owner_of(*wrong)  # type: ignore[arg-type]
 
 
 def test_delivered_touches_are_the_records_that_python_writes(native: Native, seed: int) -> None:

@@ -40,6 +40,7 @@ extern PyObject *PyExc_TypeError, *PyExc_ValueError;
 PyObject *PyModule_Create2(PyModuleDef *, int);
 int PyModule_AddIntConstant(PyObject *, const char *, long);
 void Py_IncRef(PyObject *);
+void PyObject_GC_UnTrack(void *);
 void Py_DecRef(PyObject *);
 PyObject *PyErr_Occurred(void);
 void PyErr_Clear(void);

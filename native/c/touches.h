@@ -228,6 +228,8 @@ static PyObject *taken_touch(PyObject *parts[5]) {
         }
         PyTuple_SetItem(taken, i, parts[i]);
     }
+    /* It can be part of no cycle, and there are as many as records: looking through them costs a twentieth. */
+    PyObject_GC_UnTrack(taken);
     return taken;
 }
 

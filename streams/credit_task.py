@@ -175,7 +175,10 @@ class CreditTask(PartitionTask[Taken, Decided]):
         """Hold the conversions, and take out those whose touches have all been taken."""
         gate, consumer = self._gate, self._owned_by()
         gate.hold(taken.conversions)
-        gate.touches_reached(self._last_ms[TOUCHES])
+        if not self._tells:
+            # What comes by way of the identity stage is in no order of record times: one of its partitions is ahead of
+            # another. So all that lies there has to be read.
+            gate.touches_reached(self._last_ms[TOUCHES])
         now_s = time.monotonic()
         overdue = gate.overdue(now_s)
         if overdue:

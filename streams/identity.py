@@ -44,7 +44,7 @@ from streams.processor import PartitionTask
 from streams.publish import DeadLetter, Publisher
 from streams.report import BatchReport
 from streams.routing import misrouted
-from streams.settling import LOOK_EVERY_S, Settling
+from streams.settling import LOOK_EVERY_S, Settling, TouchesFirst
 from streams.step import Applied, Limits, Offsets
 from streams.transport import Batch, Consumer
 from streams.waiting import Waiting
@@ -82,9 +82,10 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         tell: Callable[[Outcome], None],
         origin: Origin | None = None,
         secret: bytes = b"",
+        behind: set[int] | None = None,
     ) -> None:
         """`inputs`: full names of links, identities, raw-touches and raw-conversions. `tell` gets the counts of each
-        step that was published, which replayed ones are not."""
+        step that was published, which replayed ones are not. `behind`: see `TouchesFirst`."""
         places = tuple(TP(topic, partition) for topic in inputs)
         claiming = Claiming(places, None, store, None, self.lazy, origin, state_format=limits.state_format)
         super().__init__(places, store, publisher, limits, crash_point, report, claiming=claiming)
@@ -94,14 +95,19 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         self._tell = tell
         self._secret = secret
         self._settling = Settling(places[: IDENTITIES + 1], places[RAW_TOUCHES:])
+        self._touches_first = TouchesFirst(
+            places[RAW_TOUCHES], places[RAW_CONVERSIONS], set() if behind is None else behind
+        )
 
     def _wait_s(self) -> float:
-        return LOOK_EVERY_S if self._settling else super()._wait_s()
+        return LOOK_EVERY_S if self._settling or self._touches_first else super()._wait_s()
 
     async def _release(self, taken: TakenRaw) -> None:
-        """Let events come once it is known who is who."""
-        said = any(taken.parts[: IDENTITIES + 1])
-        self._settling.look(self._owned_by(), self._read[: IDENTITIES + 1], said)
+        """Let events come once it is known who is who, and conversions once the touches before them were read."""
+        consumer, said = self._owned_by(), any(taken.parts[: IDENTITIES + 1])
+        self._settling.look(consumer, self._read[: IDENTITIES + 1], said)
+        if not self._settling:
+            self._touches_first.look(consumer, self._read[RAW_TOUCHES])
 
     def _nothing(self) -> TakenRaw:
         return TakenRaw()
@@ -257,4 +263,10 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         if self._applied.forgotten:
             await self._marks.subkeys(())
         await self._settling.begin(consumer, self._applied.offsets[: IDENTITIES + 1])
+        await self._touches_first.begin(consumer, self._applied.offsets[RAW_TOUCHES])
         return starts
+
+    async def stop(self) -> None:
+        """As every task; others do not wait for this one."""
+        self._touches_first.leave()
+        await super().stop()

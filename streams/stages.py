@@ -88,6 +88,7 @@ def identity_stage(
     secret = settings.identity.email_key.get_secret_value().encode()
     native = load(settings.processing.native)
     decoder = RawDecoder(inputs, secret, by_account, native)
+    behind: set[int] = set()
     crash, limits = crash_point(), _limits(settings)
 
     def new_part(partition: int, store: Any) -> IdentityTask:
@@ -95,7 +96,7 @@ def identity_stage(
         given = (client, name, group, _names(topics), crash)
         publisher = RelayPublisher(*given) if native is None else CompiledRelayPublisher(*given, native)
         return IdentityTask(
-            partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret
+            partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret, behind
         )
 
     return Stage(group, group, inputs, new_part)

@@ -501,7 +501,7 @@ def test_more_moves_than_a_step_takes_wait(runner: asyncio.Runner) -> None:
 
 def test_fewer_large_journeys_move_at_once(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
     """How many moves a step takes follows the bytes of the journeys that left in the last one."""
-    monkeypatch.setattr(credit_task, "MOVED_BYTES", 5_000)
+    monkeypatch.setattr(credit_task, "MOVED_BYTES", 2_000)
 
     async def story() -> None:
         desk = await claimed()
@@ -513,7 +513,7 @@ def test_fewer_large_journeys_move_at_once(runner: asyncio.Runner, monkeypatch: 
         await desk.step((), (), desk.kafka.logs[MOVES].records)
         assert desk.applied[2] == 500
         await desk.step()
-        assert 520 < desk.applied[2] < 590, "a frame has some fifty to two hundred bytes"
+        assert 510 < desk.applied[2] < 590, "a frame has some tens to hundreds of bytes"
 
     runner.run(story())
 

@@ -12,6 +12,7 @@ from aiokafka.record.util import calc_crc32c
 
 from models.credit import Record
 from models.crediting import Source
+from streams.batches import Row
 from streams.native import Native, Written
 from streams.publish import BATCH_BYTES, CREDIT_SCHEMA, BatchedOutput, Output, Publisher
 
@@ -20,6 +21,8 @@ from streams.publish import BATCH_BYTES, CREDIT_SCHEMA, BatchedOutput, Output, P
 _START = struct.Struct(">qiibI")
 _CHECKED = struct.Struct(">hiqqqhii")
 _LENGTH_AT = 12
+# The headers of a record that has none.
+NO_HEADERS = b"\x00"
 _MAGIC = 2
 _ZSTD, _TRANSACTIONAL = 4, 16
 
@@ -109,6 +112,13 @@ class CompiledPublisher(Publisher):
 
     def _new_output(self, partition: int, producer: AIOKafkaProducer) -> Output:
         return CompiledOutput(self._native, partition, self._places(partition))
+
+    def _batches(self, producer: AIOKafkaProducer, rows: list[Row]) -> list[Any]:
+        native, there = self._native, self._native.batches(BATCH_BYTES)
+        for record_ms, key, value, _ in rows:
+            # What goes this way has no headers.
+            native.append(there, record_ms, key, value, NO_HEADERS)
+        return [CompiledBatch(written) for written in native.take(there)]
 
 
 def packed(text: bytes | str | None) -> bytes:

@@ -7,6 +7,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from models.linking import Deliveries, Send
+from streams import compiled
 from streams.batches import Row, batches, owner_of
 from streams.compiled import CompiledBatch, packed, varint
 from streams.native import Batches, Native
@@ -17,7 +18,6 @@ OWNED = frozenset(("moves",))
 
 NO_ROWS: list[Row] = []
 NO_HEADERS: list[tuple[str, bytes | None]] = []
-NO_PACKED_HEADERS = b"\x00"
 # The topics that records go to, by their short names.
 WRITTEN = ("links", "moves", "touches", "conversions", "raw-touches", "raw-conversions")
 
@@ -108,7 +108,7 @@ class CompiledRelayPublisher(RelayPublisher):
             if isinstance(each, Deliveries):
                 deliver(there, each.key, each.tail, each.touches)
             else:
-                headers = _packed_headers(each.headers) if each.headers else NO_PACKED_HEADERS
+                headers = _packed_headers(each.headers) if each.headers else compiled.NO_HEADERS
                 append(there, each.record_ms, each.key, each.value, headers)
         return {place: [CompiledBatch(one) for one in self._native.take(there)] for place, there in found.items()}
 

@@ -74,7 +74,7 @@ def chosen(o: argparse.Namespace) -> list[System]:
 
 
 def add_identity(o: argparse.Namespace, results: Results) -> int:
-    """What the identity stage costs, at a fifth of the data; 1 where it could not be measured."""
+    """What the identity stage costs, at half of the data; 1 where it could not be measured."""
     try:
         results.identity.extend(identity.compare(int(TOUCHES * identity.SCALE * o.scale), 1, o.identity_rounds))
     except RuntimeError as failed:

@@ -23,7 +23,7 @@ What is kept of an id follows from the messages to it in their order, nothing el
 the settings are. So a lost store is read again from them, and pointers agree with the merges that were published.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import msgspec
@@ -33,7 +33,7 @@ from models.formats import Codec, Form, first_element
 from models.identity import ANONYMOUS, EMAIL, higher, is_higher
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
-from models.raw import FOUND, HOPS, PERSON, Header, RawEvent, own_headers, renamed
+from models.raw import FOUND, HOPS, PERSON, Header, PlainTouch, RawEvent, own_headers, renamed, tail_of
 from models.splitting import next_incarnation
 
 STATE_VERSION = 1
@@ -202,6 +202,18 @@ class Arrived(msgspec.Struct, gc=False):
     headers: Sequence[Header]
 
 
+def whole(touch: PlainTouch) -> Arrived:
+    """A plain touch as every other raw event."""
+    offset, record_ms, person, head, record = touch
+    event = RawEvent("touches", (person,), person, head + tail_of(person), 0)
+    return Arrived(event, offset, record_ms, record.key, record.value, ())
+
+
+def all_whole(events: Iterable[Arrived | PlainTouch]) -> list[Arrived]:
+    """Raw events of both kinds as those of one."""
+    return [whole(event) if isinstance(event, tuple) else event for event in events]
+
+
 class Send(msgspec.Struct, gc=False):
     """A record to write: the topic's short name, key, value, headers, and the time of what caused it, epoch ms."""
 
@@ -212,11 +224,24 @@ class Send(msgspec.Struct, gc=False):
     record_ms: int
 
 
+class Deliveries(msgspec.Struct, gc=False):
+    """Plain touches of one id to write under `key`, each with the rest of its JSON."""
+
+    key: bytes
+    tail: bytes
+    touches: list[PlainTouch]
+
+    def sends(self) -> Iterator[Send]:
+        """The same, record by record."""
+        for _, record_ms, _, head, _ in self.touches:
+            yield Send("touches", self.key, head + self.tail, (), record_ms)
+
+
 @dataclass(slots=True)
 class Outcome:
     """What a step comes to: records to write, records that end here, and counts."""
 
-    sends: list[Send] = field(default_factory=list)
+    sends: list[Send | Deliveries] = field(default_factory=list)
     dead: list[tuple[Arrived, Reason, str]] = field(default_factory=list)
     admitted: int = 0
     refused: int = 0
@@ -332,7 +357,7 @@ def decide_id(
     state: IdState,
     messages: Iterable[Said],
     named: Mapping[str, int],
-    events: Sequence[Arrived],
+    events: Sequence[Arrived | PlainTouch],
     ids_max: int,
     out: Outcome,
     by_account: bool = False,
@@ -589,7 +614,7 @@ def is_sent_on(state: IdState, arrived: Arrived, out: Outcome) -> bool:
     return True
 
 
-def _deliver(person_id: str, state: IdState, events: Sequence[Arrived], out: Outcome) -> None:
+def _deliver(person_id: str, state: IdState, events: Sequence[Arrived | PlainTouch], out: Outcome) -> None:
     """Events come out under the id, or the user above it; where more can be above that, its owner is asked."""
     # Users are seldom merged again, and then the crediting stage sends on what comes: that spares a record for each
     # event of a known visitor. What is below an address mostly has a user above that.
@@ -597,8 +622,17 @@ def _deliver(person_id: str, state: IdState, events: Sequence[Arrived], out: Out
     is_user = up is not None and not up.startswith((EMAIL, ANONYMOUS))
     key = person_id.encode()
     above = up.encode() if up is not None and is_user else key
-    rename = renamed(person_id, up) if up is not None and is_user else None
-    for arrived in events:
+    if is_user or not state.points:
+        # None of these has come over another owner, or is so long that it could not be renamed.
+        plain = [each for each in events if isinstance(each, tuple)]
+        others = [each for each in events if not isinstance(each, tuple)] if len(plain) < len(events) else []
+        # Touches stay in their order; conversions go to another topic.
+        if plain and not any(each.event.kind == "touches" for each in others):
+            out.sends.append(Deliveries(above, tail_of(up if up is not None and is_user else person_id), plain))
+            out.touches += len(plain)
+            events = others
+    rename = renamed(person_id, up) if events and up is not None and is_user else None
+    for arrived in all_whole(events):
         event = arrived.event
         value, to = event.rekeyed, person_id
         if state.points and (state.now is not None or event.hops < HOPS_MAX):

@@ -4,9 +4,9 @@ Pure: sort everything into a `Mail`, read what the store has under its `subkeys`
 another partition number becomes a record to write at once.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from models.accounts import decide_accounts, read_waiting
 from models.formats import FORMAT
@@ -21,6 +21,7 @@ from models.linking import (
     Outcome,
     Said,
     Where,
+    all_whole,
     conversion_key,
     decide_id,
     forget_id,
@@ -30,9 +31,10 @@ from models.linking import (
     is_somebody_else,
     read_id,
     sever,
+    whole,
 )
 from models.outcome import Reason, shorten
-from models.raw import RawEvent
+from models.raw import PlainTouch, RawEvent
 from models.whereabouts import decide_whereabouts, forgotten_whereabouts, read_whereabouts
 
 NOBODY: Mapping[str, int] = {}
@@ -64,14 +66,17 @@ class Change(NamedTuple):
     append: bool
 
 
-@dataclass(slots=True)
 class _ForId:
-    messages: list[Said] = field(default_factory=list)
-    forget: ForgetId | None = None
-    # What was said after that.
-    late: list[Said] = field(default_factory=list)
-    named: dict[str, int] = field(default_factory=dict)
-    events: list[Arrived] = field(default_factory=list)
+    # Written out, as there is one for each id of a step: a dataclass takes three times as long.
+    __slots__ = ("events", "forget", "late", "messages", "named")
+
+    def __init__(self) -> None:
+        self.messages: list[Said] = []
+        self.forget: ForgetId | None = None
+        # What was said after that.
+        self.late: list[Said] = []
+        self.named: dict[str, int] = {}
+        self.events: list[Arrived | PlainTouch] = []
 
 
 @dataclass(slots=True)
@@ -148,6 +153,22 @@ class Mail:
         else:
             self._for_id(person).events.append(arrived)
 
+    def touches(self, items: Iterable[Any]) -> Iterator[Any]:
+        """As `event`, for the plain touches among these, which journeys by account have none of; gives the others."""
+        ids = self._ids
+        for item in items:
+            if type(item) is not tuple:
+                yield item
+                continue
+            person = item[2]
+            mail = ids.get(person)
+            if mail is None:
+                if not self._owns(person):
+                    self.event(whole(item))
+                    continue
+                mail = self._for_id(person)
+            mail.events.append(item)
+
     def _goes_by_conversion(self, event: RawEvent) -> bool:
         """Whether a correction goes where its conversion is, though it may name somebody.
 
@@ -191,7 +212,7 @@ class Mail:
             state = self._decided(person_id, state, said, rules, mail)
             yield None if state is stored else Change(id_subkey(person_id), write_id(state), append=False)
             if self._by_account and (mail.events or waits):
-                yield self._waiting(person_id, mail.events, state, waits, rules)
+                yield self._waiting(person_id, all_whole(mail.events), state, waits, rules)
         told = blobs[(2 if self._by_account else 1) * count :]
         for (key, about), blob in zip(self._conversions.items(), told, strict=True):
             known = read_whereabouts(blob)
@@ -233,7 +254,7 @@ class Mail:
             out.dropped += read_waiting(waits)
             yield Change(waiting_subkey(person_id), None, append=False)
         forget_others(at or 0, said, mail.named, out)
-        out.dropped += mail.events
+        out.dropped += all_whole(mail.events)
 
     def _for_id(self, person_id: str) -> _ForId:
         found = self._ids.get(person_id)

@@ -7,7 +7,7 @@ stage takes: `tests/models` prove it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import msgspec
 
@@ -36,6 +36,10 @@ from models.wire import (
 
 Kind = Literal["touches", "conversions"]
 Header = tuple[str, bytes | None]
+# A valid raw touch without headers that names one id: offset, record time, that person id, its JSON for the crediting
+# stage up to the person, and the record (`key`, `value`). A bare tuple, as most records are such, and the compiled part
+# makes them.
+PlainTouch = tuple[int, int, str, bytes, Any]
 
 # Headers of records on their way between owners; nobody else writes them, and they never leave the stage.
 HOPS, PERSON, FOUND = "touchstream-hops", "touchstream-person", "touchstream-found"
@@ -151,6 +155,11 @@ def route_of(headers: Sequence[Header]) -> Route:
 def own_headers(headers: Sequence[Header]) -> list[Header]:
     """The headers that the record's producer wrote."""
     return [header for header in headers if header[0] not in (HOPS, PERSON, FOUND)]
+
+
+def tail_of(person: str) -> bytes:
+    """What ends the JSON of a `PlainTouch` that belongs to this person."""
+    return b"%s%s}" % (_PERSON, _encode(person))
 
 
 def renamed(person: str, other: str) -> Callable[[bytes], bytes | None]:

@@ -1,12 +1,13 @@
 """Records for other partitions as Kafka batches: where each lies, and one batch builder for many of them."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from functools import lru_cache
 from typing import Any
 
 from aiokafka import AIOKafkaProducer
 
 from streams.murmur import partition_of
+from streams.native import Native
 
 # murmur2 in Python costs as much as the rest of an event; the people of today come again and again.
 PLACES_MAX = 1 << 17
@@ -19,6 +20,11 @@ Row = tuple[int, bytes, bytes, Sequence[tuple[str, bytes | None]]]
 def owner_of(text: str, partitions: int) -> int:
     """The partition number that owns an id or a conversion's key, remembered."""
     return partition_of(text.encode(), partitions)
+
+
+def owners(native: Native | None) -> Callable[[str, int], int]:
+    """`owner_of`, by the compiled part where it is there; that needs no memory."""
+    return owner_of if native is None else native.owner_of
 
 
 def batches(producer: AIOKafkaProducer, rows: Iterable[Row]) -> list[Any]:

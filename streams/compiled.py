@@ -12,7 +12,8 @@ from aiokafka.record.util import calc_crc32c
 
 from models.credit import Record
 from models.crediting import Source
-from streams.native import Native, Written
+from streams.batches import Row
+from streams.native import Batches, Native, Written
 from streams.publish import BATCH_BYTES, CREDIT_SCHEMA, BatchedOutput, Output, Publisher
 
 # Header of a batch of format 2: offset, length, leader epoch, magic and checksum, and behind these what the checksum is
@@ -20,6 +21,8 @@ from streams.publish import BATCH_BYTES, CREDIT_SCHEMA, BatchedOutput, Output, P
 _START = struct.Struct(">qiibI")
 _CHECKED = struct.Struct(">hiqqqhii")
 _LENGTH_AT = 12
+# The headers of a record that has none.
+NO_PACKED_HEADERS = b"\x00"
 _MAGIC = 2
 _ZSTD, _TRANSACTIONAL = 4, 16
 
@@ -36,7 +39,7 @@ class CompiledOutput(BatchedOutput):
     def packed_headers(self, kind: str, offset: int) -> bytes:
         """The headers of a record that the record there brought about, as Kafka has them."""
         name, place = self._place(kind, offset)
-        return b"".join((_FIRST_HEADER, _packed(name), _packed(place)))
+        return b"".join((_FIRST_HEADER, packed(name), packed(place)))
 
     def wrote(self, count: int) -> None:
         """So many records were written into `batches`."""
@@ -44,7 +47,7 @@ class CompiledOutput(BatchedOutput):
 
     def close(self) -> list[tuple[Any, int]]:
         self._count = 0
-        self.full += [(CompiledBatch(written), written[2]) for written in self.native.take(self.batches, zstd_encode)]
+        self.full += [(batch, batch.count) for batch in written(self.native, self.batches)]
         return self.full
 
     def _put(self, source: Source, records: Sequence[Record]) -> None:
@@ -59,13 +62,19 @@ class CompiledOutput(BatchedOutput):
         self._count = 0
 
 
+def written(native: Native, batches: Batches) -> "list[CompiledBatch]":
+    """What was written into `batches`, which has nothing then."""
+    return [CompiledBatch(each) for each in native.take(batches, zstd_encode)]
+
+
 class CompiledBatch(BatchBuilder):  # type: ignore[misc]
     """A batch whose records are written already, as aiokafka's producer takes it."""
 
     def __init__(self, written: Written) -> None:
+        self.count = written[2]
         self._builder = _Builder(written)
         self._buffer = None
-        self._relative_offset = written[2]
+        self._relative_offset = self.count
         self._closed = True
         self._key_serializer = self._value_serializer = None
 
@@ -113,15 +122,24 @@ class CompiledPublisher(Publisher):
     def _new_output(self, partition: int, producer: AIOKafkaProducer) -> Output:
         return CompiledOutput(self._native, partition, self._places(partition))
 
+    def _batches(self, producer: AIOKafkaProducer, rows: list[Row]) -> list[Any]:
+        native, there = self._native, self._native.batches(BATCH_BYTES)
+        for record_ms, key, value, _ in rows:
+            # What goes this way has no headers.
+            native.append(there, record_ms, key, value, NO_PACKED_HEADERS)
+        return written(native, there)
 
-def _packed(text: bytes | str) -> bytes:
+
+def packed(text: bytes | str | None) -> bytes:
     """A text with its size in front, as it stands in a header."""
+    if text is None:
+        return _NO_TEXT
     raw = text.encode() if isinstance(text, str) else text
-    return _varint(len(raw)) + raw
+    return varint(len(raw)) + raw
 
 
 @lru_cache(1_024)
-def _varint(number: int) -> bytes:
+def varint(number: int) -> bytes:
     """A number as Kafka has it inside a record: zigzag, then seven bits a byte."""
     left, out = number << 1, bytearray()
     while left >= 0x80:
@@ -131,5 +149,7 @@ def _varint(number: int) -> bytes:
     return bytes(out)
 
 
+# The size -1.
+_NO_TEXT = b"\x01"
 # How many headers there are, and the one that is always the same.
-_FIRST_HEADER = _varint(2) + _packed(CREDIT_SCHEMA[0]) + _packed(CREDIT_SCHEMA[1])
+_FIRST_HEADER = varint(2) + packed(CREDIT_SCHEMA[0]) + packed(CREDIT_SCHEMA[1])

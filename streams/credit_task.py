@@ -18,7 +18,7 @@ from faust.types import TP
 from models.crediting import Event
 from models.facts import JourneyTouch
 from models.journey import BUCKET_MS, buckets, forward_key, key_of, state_key, state_writer, touches_key
-from models.moving import write_move
+from models.moving import Move, write_move
 from models.rules import Rules
 from state.recent import RecentConversions
 from state.store import Writes
@@ -28,7 +28,7 @@ from streams.decode import Decoder, Taken, TakenMove
 from streams.following import Following
 from streams.gate import Gate, Held, Pace
 from streams.marks import Marks
-from streams.moves import Moves, read_pointer, together
+from streams.moves import MOVED_BYTES, MOVES_FIRST, MOVES_MAX, TOUCH_BYTES, Moves, read_pointer, together
 from streams.origin import Origin
 from streams.plain import PlainCredits
 from streams.processor import IDLE_WAIT_S, PartitionTask
@@ -44,6 +44,8 @@ from streams.waiting import Waiting, give_up
 YIELD_EVERY = 200
 
 TOUCHES, CONVERSIONS, MOVES = range(3)
+# Persons that need not be looked up again, a few megabytes; beyond, it begins anew.
+UNMERGED_MAX = 50_000
 # A record time that no record reaches.
 FAR_MS = 1 << 53
 
@@ -128,6 +130,10 @@ class CreditTask(PartitionTask[Taken, Decided]):
         self._moves: list[TakenMove] = []
         self._ahead = Taken()
         self._pace = Pace()
+        self._moves_pace = Pace(MOVED_BYTES, MOVES_MAX, MOVES_FIRST)
+        # Persons of whom this claim has read that they are nobody else, and who have not become so since: only the
+        # owner writes that.
+        self._unmerged: set[bytes] = set()
         self._recent = RecentConversions(applied.latest_ms)
         self._marks = Marks(self.partition, self._secret, self._read_store)
         self._grown: list[bytes] = []
@@ -169,7 +175,10 @@ class CreditTask(PartitionTask[Taken, Decided]):
         """Hold the conversions, and take out those whose touches have all been taken."""
         gate, consumer = self._gate, self._owned_by()
         gate.hold(taken.conversions)
-        gate.touches_reached(self._last_ms[TOUCHES])
+        if not self._tells:
+            # What comes by way of the identity stage is in no order of record times: one of its partitions is ahead of
+            # another. So all that lies there has to be read.
+            gate.touches_reached(self._last_ms[TOUCHES])
         now_s = time.monotonic()
         overdue = gate.overdue(now_s)
         if overdue:
@@ -182,7 +191,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         )
         consumer.hold_back(self.conversions, gate.is_full)
         self._moves += taken.moves
-        count = together(self._moves)
+        count = together(self._moves, self._moves_pace.count)
         taken.moves, self._moves = self._moves[:count], self._moves[count:]
         consumer.hold_back(self.inputs[MOVES], len(self._moves) > self._limits.held_max)
 
@@ -239,6 +248,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
             reach_ms = self._rules.whole_ms if taken.moves else self._rules.reach_ms
             span = self._buckets([*at, *late], reach_ms)
             loaded = await self._load(order, span)
+            self._note_moved(taken.moves, loaded)
             report.stage("load", started)
             started = time.perf_counter()
             deciding = Deciding(
@@ -276,6 +286,12 @@ class CreditTask(PartitionTask[Taken, Decided]):
         count_filtered(taken, report)
         report.stage("decide", started)
         return decided
+
+    def _note_moved(self, taken: Sequence[TakenMove], loaded: Sequence[bytes | None]) -> None:
+        """See how large the journeys are that leave, are forgotten or arrive."""
+        if taken and not self.replaying:
+            size = sum(TOUCH_BYTES * len(each.move.touches) for each in taken if isinstance(each.move, Move))
+            self._moves_pace.saw(len(taken), size + sum(len(blob) for blob in loaded if blob is not None))
 
     async def _follow(self, taken: Taken) -> None:
         """Know every policy that can count for what is decided."""
@@ -370,6 +386,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         moves = Moves(self.partition)
         await self._look_up(taken, events, moves)
         moves.sort(taken.moves, decided)
+        self._unmerged.difference_update(moves.leaving)
         if moves.into:
             report.touches_accepted += sum(touch[2] in moves.into for touch in taken.touches)
             moves.send_on(taken, events)
@@ -383,17 +400,22 @@ class CreditTask(PartitionTask[Taken, Decided]):
         return moves
 
     async def _look_up(self, taken: Taken, events: Mapping[bytes, Sequence[Event]], moves: Moves) -> None:
-        """One MGET for all persons of the step, only where anybody here was ever merged or forgotten."""
+        """One MGET for the persons of the step, only where anybody here was ever merged or forgotten."""
         merged, forgotten = bool(self._applied.merged), bool(self._applied.forgotten)
         if not merged and not forgotten:
             return
         keys = list(dict.fromkeys([*(t[2] for t in taken.touches), *events, *(m.key for m in taken.moves)]))
-        subkeys = [forward_key(key) for key in keys] if merged else []
+        unsure = [key for key in keys if key not in self._unmerged] if merged else []
+        subkeys = [forward_key(key) for key in unsure]
         if forgotten:
             subkeys += await self._marks.subkeys(keys)
         found = await self._read_store(subkeys)
         if merged:
-            moves.into = {key: read_pointer(text) for key, text in zip(keys, found, strict=False) if text is not None}
+            moves.into = {key: read_pointer(text) for key, text in zip(unsure, found, strict=False) if text is not None}
+            if len(self._unmerged) + len(unsure) > UNMERGED_MAX:
+                self._unmerged.clear()
+            self._unmerged.update(unsure[:UNMERGED_MAX])
+            self._unmerged.difference_update(moves.into)
         if forgotten:
             marks = found[len(found) - len(keys) :]
             moves.forgotten = {key for key, mark in zip(keys, marks, strict=True) if mark is not None}

@@ -14,7 +14,7 @@ too many ids were refused, and those that were taken in the first time point alr
 import asyncio
 import time
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 from faust.types import TP
 
@@ -24,9 +24,19 @@ from models.outcome import Reason
 from models.raw import own_headers
 from models.whereabouts import give_up, read_whereabouts
 from state.store import TTL_MAX_MS, Writes
-from streams.batches import owner_of
+from streams.batches import owners
 from streams.claiming import Claiming
-from streams.identity_decode import IDENTITIES, LINKS, RAW_CONVERSIONS, RAW_TOUCHES, OfAccount, RawDecoder, TakenRaw
+from streams.identity_decode import (
+    IDENTITIES,
+    LINKS,
+    RAW_CONVERSIONS,
+    RAW_TOUCHES,
+    Item,
+    OfAccount,
+    RawDecoder,
+    TakenRaw,
+    offset_of,
+)
 from streams.identity_publish import Relayed
 from streams.marks import Marks
 from streams.origin import Origin
@@ -34,7 +44,7 @@ from streams.processor import PartitionTask
 from streams.publish import DeadLetter, Publisher
 from streams.report import BatchReport
 from streams.routing import misrouted
-from streams.settling import LOOK_EVERY_S, Settling
+from streams.settling import LOOK_EVERY_S, Settling, TouchesFirst
 from streams.step import Applied, Limits, Offsets
 from streams.transport import Batch, Consumer
 from streams.waiting import Waiting
@@ -72,25 +82,32 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         tell: Callable[[Outcome], None],
         origin: Origin | None = None,
         secret: bytes = b"",
+        behind: set[int] | None = None,
     ) -> None:
         """`inputs`: full names of links, identities, raw-touches and raw-conversions. `tell` gets the counts of each
-        step that was published, which replayed ones are not."""
+        step that was published, which replayed ones are not. `behind`: see `TouchesFirst`."""
         places = tuple(TP(topic, partition) for topic in inputs)
         claiming = Claiming(places, None, store, None, self.lazy, origin, state_format=limits.state_format)
         super().__init__(places, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
+        self._owner_of = owners(decoder.native)
         self._rules = rules
         self._tell = tell
         self._secret = secret
         self._settling = Settling(places[: IDENTITIES + 1], places[RAW_TOUCHES:])
+        self._touches_first = TouchesFirst(
+            places[RAW_TOUCHES], places[RAW_CONVERSIONS], set() if behind is None else behind
+        )
 
     def _wait_s(self) -> float:
-        return LOOK_EVERY_S if self._settling else super()._wait_s()
+        return LOOK_EVERY_S if self._settling or self._touches_first else super()._wait_s()
 
     async def _release(self, taken: TakenRaw) -> None:
-        """Let events come once it is known who is who."""
-        said = any(taken.parts[: IDENTITIES + 1])
-        self._settling.look(self._owned_by(), self._read[: IDENTITIES + 1], said)
+        """Let events come once it is known who is who, and conversions once the touches before them were read."""
+        consumer, said = self._owned_by(), any(taken.parts[: IDENTITIES + 1])
+        self._settling.look(consumer, self._read[: IDENTITIES + 1], said)
+        if not self._settling:
+            self._touches_first.look(consumer, self._read[RAW_TOUCHES])
 
     def _nothing(self) -> TakenRaw:
         return TakenRaw()
@@ -110,6 +127,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         started = time.perf_counter()
         output, out = self._output(), Outcome()
         partition, partitions = self.partition, self._owned_by().partitions(self.inputs[LINKS].topic)
+        owner_of = self._owner_of
         mail = Mail(lambda text: owner_of(text, partitions) == partition, out, self._rules.by_account)
         self._sort(taken, mail, output)
         subkeys = mail.subkeys()
@@ -157,7 +175,8 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
 
     async def _give_up(self, taken: TakenRaw, out: Outcome, writes: Writes) -> None:
         """Refuse the corrections that have waited for too long, as of the raw conversions of this step."""
-        due = await self._waiting.turn(taken.parts[RAW_CONVERSIONS], out.began, writes)
+        conversions = cast("list[Item | Arrived]", taken.parts[RAW_CONVERSIONS])
+        due = await self._waiting.turn(conversions, out.began, writes)
         if not due:
             return
         subkeys = {conversion_subkey(conversion_key(name.decode())): until_ms for name, until_ms in due.items()}
@@ -192,8 +211,9 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
 
     def _sort(self, taken: TakenRaw, mail: Mail, output: Relayed) -> None:
         """Into the mail, or to the dead letters."""
-        for items in taken.parts:
-            for item in items:
+        item: Item | Arrived
+        for i, items in enumerate(taken.parts):
+            for item in mail.touches(items) if i == RAW_TOUCHES else cast("list[Item | Arrived]", items):
                 if isinstance(item, Arrived):
                     mail.event(item)
                     continue
@@ -218,7 +238,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         # Corrections that waited in vain are left out: they came long ago.
         found = {(letter.topic, letter.offset) for letter in dead}
         places = zip(self.inputs, taken.parts, strict=True)
-        return [(tp.topic, item.offset) in found for tp, items in places for item in items]
+        return [(tp.topic, offset_of(item)) in found for tp, items in places for item in items]
 
     def _next_applied(self, decided: Resolved, ends: Offsets) -> Applied:
         if not self.replaying:
@@ -243,4 +263,10 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         if self._applied.forgotten:
             await self._marks.subkeys(())
         await self._settling.begin(consumer, self._applied.offsets[: IDENTITIES + 1])
+        await self._touches_first.begin(consumer, self._applied.offsets[RAW_TOUCHES])
         return starts
+
+    async def stop(self) -> None:
+        """As every task; others do not wait for this one."""
+        self._touches_first.leave()
+        await super().stop()

@@ -9,7 +9,8 @@ from msgspec.structs import replace
 from models.events import decode_identify
 from models.linking import Arrived, Message, Split, decode_message
 from models.outcome import Rejected
-from models.raw import decode_people, decode_raw, own_headers
+from models.raw import PlainTouch, decode_people, decode_raw, own_headers
+from streams.native import Native
 from streams.publish import DeadLetter
 
 # The inputs in their order.
@@ -37,7 +38,10 @@ class Item(NamedTuple):
     what: What
 
 
-def _lists() -> tuple[list[Item | Arrived], ...]:
+Each = Item | Arrived | PlainTouch
+
+
+def _lists() -> tuple[list[Each], ...]:
     return [], [], [], []
 
 
@@ -45,7 +49,7 @@ def _lists() -> tuple[list[Item | Arrived], ...]:
 class TakenRaw:
     """What fetched records came to, for each input in the order of their offsets."""
 
-    parts: tuple[list[Item | Arrived], ...] = field(default_factory=_lists)
+    parts: tuple[list[Each], ...] = field(default_factory=_lists)
 
     def __bool__(self) -> bool:
         return any(self.parts)
@@ -60,16 +64,26 @@ class TakenRaw:
         now = TakenRaw()
         for items, end, kept, rest in zip(self.parts, ends, now.parts, later.parts, strict=True):
             for item in items:
-                (kept if item.offset < end else rest).append(item)
+                (kept if offset_of(item) < end else rest).append(item)
         return now
+
+
+def offset_of(item: Each) -> int:
+    """Where the record lies."""
+    return item.offset if isinstance(item, Item | Arrived) else item[0]
 
 
 class RawDecoder:
     """Decodes the records of the four topics; an empty `email_key` refuses those that name an e-mail address."""
 
-    def __init__(self, topics: Sequence[str], email_key: bytes, by_account: bool = False) -> None:
+    def __init__(
+        self, topics: Sequence[str], email_key: bytes, by_account: bool = False, native: Native | None = None
+    ) -> None:
         """`topics`: full names of links, identities, raw-touches and raw-conversions. `by_account`: whether the account
-        of an Identify is read, too."""
+        of an Identify is read, too. `native` is the compiled part, where it is there: it reads the plain touches."""
+        self.native = native
+        # By account each event is looked at for what it says of it.
+        self._native = None if by_account else native
         self._by_account = by_account
         self._topics = tuple(topics)
         self._email_key = email_key
@@ -79,7 +93,7 @@ class RawDecoder:
         links, identities, touches, conversions = parts
         self._add(LINKS, links, partition, taken, self._message)
         self._add(IDENTITIES, identities, partition, taken, self._people)
-        self._add(RAW_TOUCHES, touches, partition, taken, self._touch)
+        self._touches(touches, partition, taken)
         self._add(RAW_CONVERSIONS, conversions, partition, taken, self._conversion)
 
     def _add(
@@ -92,6 +106,15 @@ class RawDecoder:
             except Rejected as exc:
                 item = Item(r.offset, r.timestamp, self._dead(i, partition, r, exc))
             add(item)
+
+    def _touches(self, records: Iterable[Any], partition: int, taken: TakenRaw) -> None:
+        if self._native is None:
+            self._add(RAW_TOUCHES, records, partition, taken, self._touch)
+            return
+        records, at = list(records), 0
+        while (at := self._native.raw_touches(records, at, taken.parts[RAW_TOUCHES])) < len(records):
+            self._add(RAW_TOUCHES, records[at : at + 1], partition, taken, self._touch)
+            at += 1
 
     def _message(self, r: Any) -> Item:
         message = decode_message(r.key, r.value)

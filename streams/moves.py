@@ -14,22 +14,25 @@ from streams.deciding import Decided
 from streams.decode import Taken, TakenMove
 from streams.report import BatchReport
 
-# Records of `moves` taken in one step: each may load a whole journey.
-MOVES_A_STEP = 500
+# Records of `moves` taken in one step. Each may load a whole journey, or bring one: the number follows the bytes of the
+# journeys of the last step, as most visitors that are merged have next to none.
+MOVES_FIRST, MOVES_MAX, MOVED_BYTES = 500, 4_000, 16 << 20
+# What a touch that arrives is taken for; a little more than most frames.
+TOUCH_BYTES = 150
 
 
-def together(waiting: Sequence[TakenMove]) -> int:
-    """How many of the records that wait are taken in one step.
+def together(waiting: Sequence[TakenMove], most: int) -> int:
+    """How many of the records that wait are taken in one step, `most` of them.
 
     A forget must not meet what came before it for the same person: what a journey brought is published under the person
     first, so that every conversion has its credits, with their shares, before the person is taken out of them.
     """
     seen: set[bytes] = set()
-    for i, taken in enumerate(waiting[:MOVES_A_STEP]):
+    for i, taken in enumerate(waiting[:most]):
         if isinstance(taken.move, Forget) and taken.key in seen:
             return i
         seen.add(taken.key)
-    return min(len(waiting), MOVES_A_STEP)
+    return min(len(waiting), most)
 
 
 @dataclass(slots=True)

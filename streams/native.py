@@ -10,11 +10,13 @@ from typing import Any, NamedTuple, NewType, Protocol, cast
 from state.connection import Part
 
 # What `native/c/fast.c` calls INTERFACE: another number is of another version of this program.
-INTERFACE = 3
+INTERFACE = 2
 MODULE = "touchstream_native.fast"
 
 # As in `streams.decode`.
 TakenTouch = tuple[int, int, bytes, int, bytes]
+# As in `models.raw`.
+PlainTouch = tuple[int, int, str, bytes, Any]
 Batches = NewType("Batches", object)
 # Records of one batch, compressed; their size before; their number; record time of the first; latest record time.
 Written = tuple[bytes, int, int, int, int]
@@ -47,6 +49,15 @@ class Native(Protocol):
         """Plain touches as what they come to (named tuples, which have a record's `offset`, `timestamp` and `key`),
         and the records in doubt as they are.
         """
+
+    def raw_touches(self, records: list[Any], start: int, out: list[Any], /) -> int:
+        """As `touches`, for raw ones: a `PlainTouch` each."""
+
+    def owner_of(self, text: str, partitions: int, /) -> int:
+        """As `streams.batches.owner_of`."""
+
+    def deliver(self, batches: Batches, key: bytes, tail: bytes, touches: list[PlainTouch], /) -> None:
+        """Write these under a key, each with the rest of its JSON and without headers."""
 
     def batches(self, limit_bytes: int, /) -> Batches:
         """Record batches to write into, each of at most so many bytes."""

@@ -302,8 +302,8 @@ class Publisher:
                     await producer.send(credits_topic, value, key, home, source.record_ms, headers)
                     for key, value in records
                 ]
-        for (topic, place), rows in (await self._by_key(producer, output.sends)).items():
-            pending += [await producer.send_batch(each, topic, partition=place) for each in batches(producer, rows)]
+        for (topic, place), full in (await self._by_key(producer, output.sends)).items():
+            pending += [await producer.send_batch(each, topic, partition=place) for each in full]
         dead_letters = self._topics["dead_letters"]
         pending += [
             await producer.send(dead_letters, key=letter.key, value=letter.value, headers=letter.all_headers())
@@ -313,8 +313,8 @@ class Publisher:
 
     async def _by_key(
         self, producer: AIOKafkaProducer, sends: Sequence[tuple[str, bytes, bytes]]
-    ) -> dict[tuple[str, int], list[Row]]:
-        """Records by topic and the partition of their key, each in the order in which they came to be."""
+    ) -> dict[tuple[str, int], list[Any]]:
+        """Records as batches by topic and the partition of their key, each in the order in which they came to be."""
         found: dict[tuple[str, int], list[Row]] = {}
         counts: dict[str, int] = {}
         now_ms = time.time_ns() // 1_000_000
@@ -324,7 +324,10 @@ class Publisher:
                 counts[topic] = len(await producer.partitions_for(topic))
             place = owner_of(key.decode(), counts[topic])
             found.setdefault((topic, place), []).append((now_ms, key, value, []))
-        return found
+        return {place: self._batches(producer, rows) for place, rows in found.items()}
+
+    def _batches(self, producer: AIOKafkaProducer, rows: list[Row]) -> list[Any]:
+        return batches(producer, rows)
 
 
 def pause_when_away(client: Any) -> None:

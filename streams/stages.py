@@ -16,7 +16,7 @@ from streams.decode import Decoder
 from streams.following import Following
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
-from streams.identity_publish import RelayPublisher
+from streams.identity_publish import CompiledRelayPublisher, RelayPublisher
 from streams.native import describe, load
 from streams.origin import Origin
 from streams.publish import Publisher
@@ -86,19 +86,17 @@ def identity_stage(
     ids_max, state_format = settings.identity.ids_max, settings.state.format
     rules = IdentityRules(ids_max, wait_ms, kept_ms, unread_ms, by_account, state_format)
     secret = settings.identity.email_key.get_secret_value().encode()
-    decoder = RawDecoder(inputs, secret, by_account)
+    native = load(settings.processing.native)
+    decoder = RawDecoder(inputs, secret, by_account, native)
+    behind: set[int] = set()
     crash, limits = crash_point(), _limits(settings)
 
     def new_part(partition: int, store: Any) -> IdentityTask:
-        publisher = RelayPublisher(
-            settings.kafka.client_options(),
-            f"{settings.kafka.prefix}.identity.{partition}",
-            group,
-            _names(topics),
-            crash,
-        )
+        client, name = settings.kafka.client_options(), f"{settings.kafka.prefix}.identity.{partition}"
+        given = (client, name, group, _names(topics), crash)
+        publisher = RelayPublisher(*given) if native is None else CompiledRelayPublisher(*given, native)
         return IdentityTask(
-            partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret
+            partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret, behind
         )
 
     return Stage(group, group, inputs, new_part)

@@ -54,6 +54,7 @@ void PyStructSequence_SetItem(PyObject *, Py_ssize_t, PyObject *);
 
 int PyModule_AddObjectRef(PyObject *, const char *, PyObject *);
 void Py_IncRef(PyObject *);
+void PyObject_GC_UnTrack(void *);
 void Py_DecRef(PyObject *);
 PyObject *PyErr_Occurred(void);
 void PyErr_Clear(void);
@@ -65,6 +66,7 @@ int PyObject_IsInstance(PyObject *, PyObject *);
 PyObject *PyObject_GetIter(PyObject *);
 PyObject *PyIter_Next(PyObject *);
 PyObject *PyUnicode_InternFromString(const char *);
+const char *PyUnicode_AsUTF8AndSize(PyObject *, Py_ssize_t *);
 PyObject *PyUnicode_DecodeUTF8(const char *, Py_ssize_t, const char *);
 PyObject *PyLong_FromLongLong(long long);
 long long PyLong_AsLongLong(PyObject *);

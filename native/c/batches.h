@@ -78,7 +78,7 @@ static uint8_t *begin_record(Batches *all, int64_t ms, size_t key_size, ssize_t 
             if (!cut(all)) return NULL;
             continue;
         }
-        if (!reserve(&b->records, b->count ? size : size > all->limit ? size : all->limit)) return NULL;
+        if (!reserve(&b->records, size)) return NULL;
         uint8_t *o = put_varint(b->records.at + b->records.size, (int64_t)inside);
         b->records.size += size;
         *o++ = 0; /* attributes */

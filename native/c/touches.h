@@ -20,6 +20,7 @@
 
 enum Field {
     EVENT_ID, PERSON_ID, ACCOUNT_ID, URL, TYPE, CHANNEL, SOURCE, MEDIUM, CAMPAIGN, CONTENT, TERM,
+    REFERRER, ANONYMOUS_ID, USER_ID, /* of raw touches */
     TEXTS,       /* so many fields are kept */
     OCCURRED_AT, /* the time */
     UNUSED,      /* must be plain text, and is not looked at */
@@ -28,17 +29,26 @@ enum Field {
 
 #define NAMED(text, field) {text, sizeof(text) - 1, field}
 
-static enum Field field_named(Text name) {
-    static const struct { const char *text; ssize_t size; enum Field field; } NAMES[] = {
-        NAMED("event_id", EVENT_ID), NAMED("person_id", PERSON_ID), NAMED("occurred_at", OCCURRED_AT),
-        NAMED("type", TYPE), NAMED("channel", CHANNEL), NAMED("source", SOURCE), NAMED("medium", MEDIUM),
-        NAMED("campaign", CAMPAIGN), NAMED("content", CONTENT), NAMED("term", TERM), NAMED("url", URL),
-        NAMED("account_id", ACCOUNT_ID), NAMED("cost", DOUBTFUL), NAMED("currency", DOUBTFUL),
-        NAMED("properties", DOUBTFUL),
-    };
-    for (size_t i = 0; i < sizeof NAMES / sizeof *NAMES; i++)
-        if (NAMES[i].size == name.size && !memcmp(NAMES[i].text, name.at, (size_t)name.size)) return NAMES[i].field;
-    return UNUSED;
+typedef struct {
+    const char *text;
+    ssize_t size;
+    enum Field field;
+} Name;
+
+/* The fields that mean something in a touch; all others are UNUSED. */
+static const Name TOUCH_NAMES[] = {
+    NAMED("event_id", EVENT_ID), NAMED("person_id", PERSON_ID), NAMED("occurred_at", OCCURRED_AT),
+    NAMED("type", TYPE), NAMED("channel", CHANNEL), NAMED("source", SOURCE), NAMED("medium", MEDIUM),
+    NAMED("campaign", CAMPAIGN), NAMED("content", CONTENT), NAMED("term", TERM), NAMED("url", URL),
+    NAMED("account_id", ACCOUNT_ID), NAMED("cost", DOUBTFUL), NAMED("currency", DOUBTFUL),
+    NAMED("properties", DOUBTFUL), {NULL, 0, UNUSED},
+};
+
+/* `names` end with one without text. */
+static enum Field field_named(const Name *names, Text name) {
+    for (; names->text; names++)
+        if (names->size == name.size && !memcmp(names->text, name.at, (size_t)name.size)) break;
+    return names->field;
 }
 
 static const uint8_t *skip_blanks(const uint8_t *p, const uint8_t *end) {
@@ -117,17 +127,21 @@ static const uint8_t *read_time(const uint8_t *p, const uint8_t *end, int64_t *m
     return p > start ? p : NULL; /* a digit, dot or e that follows is no comma: in doubt */
 }
 
-/* The texts and the time of a touch; of a name that comes twice the last counts. False: in doubt. */
-static bool read_touch(const uint8_t *p, const uint8_t *end, Text texts[TEXTS], int64_t *occurred_ms) {
+/* The texts and the time of a touch, also as it is written (`time`); of a name that comes twice the last counts.
+ * False: in doubt. */
+static bool read_touch(const Name *names, Text json, Text texts[TEXTS], Text *time, int64_t *occurred_ms) {
+    const uint8_t *p = json.at, *end = p + json.size;
     bool has_time = false;
     if (!(p = skip(p, end, '{'))) return false;
     for (;;) {
         Text name, value;
         if (!(p = read_text(p, end, &name)) || !(p = skip(p, end, ':'))) return false;
-        enum Field field = field_named(name);
+        enum Field field = field_named(names, name);
         if (field == DOUBTFUL) return false;
         if (field == OCCURRED_AT) {
+            time->at = p;
             if (!(p = read_time(p, end, occurred_ms))) return false;
+            time->size = p - time->at;
             has_time = true;
         } else {
             if (!(p = read_text(p, end, &value))) return false;
@@ -166,9 +180,9 @@ static Text or_null(Text t) { return t.size ? t : (Text){NULL, -1}; }
 
 /* The frame of the touch in `value`, put into `frame`; by_account: journeys are kept by account. False: in doubt. */
 static bool frame_of(Text value, Text key, int64_t record_ms, bool by_account, Buffer *frame, int64_t *occurred_ms) {
-    Text texts[TEXTS] = {{NULL, 0}};
+    Text texts[TEXTS] = {{NULL, 0}}, time;
     if (value.size > RECORD_BYTES_MAX || record_ms < 0 || record_ms > RECORD_MS_MAX) return false;
-    if (!read_touch(value.at, value.at + value.size, texts, occurred_ms)) return false;
+    if (!read_touch(TOUCH_NAMES, value, texts, &time, occurred_ms)) return false;
     Text owner = texts[by_account ? ACCOUNT_ID : PERSON_ID];
     if (!texts[EVENT_ID].size || !texts[PERSON_ID].size || !owner.size || !texts[CHANNEL].size) return false;
     if (texts[EVENT_ID].size > ID_BYTES_MAX || texts[PERSON_ID].size > ID_BYTES_MAX) return false;
@@ -221,6 +235,8 @@ static PyObject *new_touch(PyObject *parts[5]) {
         if (touch) PyStructSequence_SetItem(touch, i, parts[i]);
         else if (parts[i]) Py_DecRef(parts[i]);
     }
+    /* It can be part of no cycle, and there are as many as records: looking through them costs a twentieth. */
+    if (touch) PyObject_GC_UnTrack(touch);
     return touch;
 }
 

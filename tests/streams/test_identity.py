@@ -67,7 +67,7 @@ class Kafka:
     def publish(self, output: Output, partition: int, offsets: Mapping[str, int]) -> None:
         """One transaction, whole."""
         self.transactions += 1
-        for send in output.relayed if isinstance(output, Relayed) else ():
+        for send in output.records() if isinstance(output, Relayed) else ():
             place = partition_of(send.key, PARTITIONS)
             assert send.topic not in OWNED or place == partition, "an owner writes of its own ids only"
             self.append(send.topic, place, send.key, send.value, send.headers)

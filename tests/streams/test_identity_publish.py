@@ -10,7 +10,8 @@ from confluent_kafka import Consumer, TopicPartition
 from models.linking import Send
 from models.outcome import Reason
 from streams import embedded, topics
-from streams.identity_publish import Relayed, RelayPublisher
+from streams.identity_publish import CompiledRelayPublisher, Relayed, RelayPublisher
+from streams.native import Native, describe, load
 from streams.publish import BATCH_BYTES, DeadLetter, Superseded
 from streams.settings import Settings, load_settings
 
@@ -27,12 +28,20 @@ def settings(embedded_broker: embedded.Broker) -> Settings:
     return found
 
 
-def publisher(settings: Settings) -> RelayPublisher:
+@pytest.fixture(params=[False, True], ids=["python", "compiled"])
+def native(request: pytest.FixtureRequest) -> Native | None:
+    """Who writes the batches."""
+    found = load() if request.param else None
+    if request.param and found is None:
+        pytest.skip(describe(True))
+    return found
+
+
+def publisher(settings: Settings, native: Native | None = None) -> RelayPublisher:
     prefix = settings.kafka.prefix
     names = {**topics.names(settings), "dead_letters": topics.name_of(settings, "dead-letters")}
-    return RelayPublisher(
-        settings.kafka.client_options(), f"{prefix}.identity.0", f"{prefix}.identity", names, _no_crash
-    )
+    given = (settings.kafka.client_options(), f"{prefix}.identity.0", f"{prefix}.identity", names, _no_crash)
+    return RelayPublisher(*given) if native is None else CompiledRelayPublisher(*given, native)
 
 
 def _no_crash(point: str) -> None:
@@ -71,14 +80,15 @@ def committed_rows(settings: Settings, topic: str) -> list[tuple[int, bytes | No
         reader.close()
 
 
-def test_records_lie_where_kafka_s_partitioner_puts_their_keys(settings: Settings) -> None:
+def test_records_lie_where_kafka_s_partitioner_puts_their_keys(settings: Settings, native: Native | None) -> None:
     """Hundreds of keys over several topics, with headers; each in the partition of murmur2, in the order they came."""
     keys = [f"anonymous:ä{i}".encode() for i in range(300)]
     sends = [Send("raw-touches", key, b"%d" % i, [("touchstream-hops", b"1")], NOW_MS) for i, key in enumerate(keys)]
+    sends.append(Send("raw-conversions", b"c1", b"none", [("null", None), ("é", b"")], NOW_MS))
     sends += [Send("links", b"u1", b"first", (), NOW_MS), Send("links", b"u1", b"second", (), NOW_MS)]
 
     async def work() -> None:
-        mine = publisher(settings)
+        mine = publisher(settings, native)
         await mine.start()
         try:
             await mine.commit(0, filled(*sends), {topics.name_of(settings, "links"): 0})
@@ -95,17 +105,19 @@ def test_records_lie_where_kafka_s_partitioner_puts_their_keys(settings: Setting
         values = [int(value or b"") for p, _, value, _ in rows if p == partition]
         assert values == sorted(values)
     assert all(headers == [("touchstream-hops", b"1")] for *_, headers in rows)
+    (correction,) = committed_rows(settings, "raw-conversions")
+    assert correction[1:] == (b"c1", b"none", [("null", None), ("é", b"")])
     assert [value for _, _, value, _ in committed_rows(settings, "links")] == [b"first", b"second"]
 
 
-def test_more_than_one_batch_and_records_larger_than_one(settings: Settings) -> None:
+def test_more_than_one_batch_and_records_larger_than_one(settings: Settings, native: Native | None) -> None:
     """What does not fit into one Kafka batch takes several, and a record of more than a batch goes alone."""
     small = b"x" * (BATCH_BYTES // 3)
     sends = [Send("touches", b"u1", b"%d" % i + small, (), NOW_MS) for i in range(5)]
     sends.insert(2, Send("touches", b"u1", b"y" * (BATCH_BYTES + 5), (), NOW_MS))
 
     async def work() -> None:
-        mine = publisher(settings)
+        mine = publisher(settings, native)
         await mine.start()
         try:
             await mine.commit(0, filled(*sends), {topics.name_of(settings, "links"): 0})

@@ -13,6 +13,7 @@ from models.journey import JourneyConversion, PendingCorrection, forward_key
 from models.moving import Merge, Move, MovedConversion
 from models.outcome import Reason
 from state.keys import prefix
+from streams import credit_task
 from streams.moves import read_pointer
 from tests.streams.test_processor import SETTLE_MS, Crash, Desk
 from tests.support import oracle, readers
@@ -482,17 +483,37 @@ def test_more_moves_than_a_step_takes_wait(runner: asyncio.Runner) -> None:
 
     async def story() -> None:
         desk = await claimed()
-        for number in range(1_201):
+        for number in range(1_701):
             desk.move(Merge(f"anonymous:{number}", UMA))
         await desk.step((), (), desk.kafka.logs[MOVES].records)
         assert desk.applied == desk.committed == (0, 0, 500)
         assert desk.consumer.held_back == {MOVES}
+        # They brought nothing, so twice as many may come.
         await desk.step()
-        assert desk.applied == desk.committed == (0, 0, 1_000)
+        assert desk.applied == desk.committed == (0, 0, 1_500)
         await desk.step()
-        assert desk.applied == desk.committed == (0, 0, 1_201)
+        assert desk.applied == desk.committed == (0, 0, 1_701)
         assert desk.consumer.held_back == set()
-        assert sum(r.merged for r in desk.reports) == 1_201
+        assert sum(r.merged for r in desk.reports) == 1_701
+
+    runner.run(story())
+
+
+def test_fewer_large_journeys_move_at_once(runner: asyncio.Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """How many moves a step takes follows the bytes of the journeys that left in the last one."""
+    monkeypatch.setattr(credit_task, "MOVED_BYTES", 2_000)
+
+    async def story() -> None:
+        desk = await claimed()
+        for number in range(600):
+            desk.touch(f"t{number}", START_MS + number, person_id=f"anonymous:{number}")
+        await desk.step(desk.kafka.logs[TOUCHES].records)
+        for number in range(600):
+            desk.move(Merge(f"anonymous:{number}", UMA))
+        await desk.step((), (), desk.kafka.logs[MOVES].records)
+        assert desk.applied[2] == 500
+        await desk.step()
+        assert 510 < desk.applied[2] < 590, "a frame has some tens to hundreds of bytes"
 
     runner.run(story())
 

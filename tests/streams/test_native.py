@@ -1,17 +1,22 @@
 """The compiled part does what Python does, to the byte, or leaves it to Python: for plain, odd and hostile input."""
 
+import json
 import random
 from typing import Any
 
 import pytest
 
 from models.durations import DAY_MS
+from models.linking import Arrived, Deliveries, whole
 from models.policy import Policy
+from models.raw import tail_of
 from models.rules import Rules
 from models.times import format_time, parse_time
 from state.connection import pack
 from streams import native as streams_native
 from streams.decode import Decoder, Taken
+from streams.identity_decode import RAW_TOUCHES, Item, RawDecoder, TakenRaw
+from streams.murmur import partition_of
 from streams.native import Native, load
 from streams.plain import rows_of
 from tests.support import plain_cases
@@ -49,6 +54,33 @@ def check_touches(native: Native, seed: int, count: int) -> None:
     print(f"seed {seed}: {count} records, {valid} valid, {len(alone)} of them read by the compiled part")
     assert valid > 0.2 * count
     assert len(alone) > 0.4 * valid, "the compiled part hardly takes part"
+
+
+def taken_raw(records: list[Any], native: Native | None) -> TakenRaw:
+    out = TakenRaw()
+    RawDecoder(("links", "identities", "raw-touches", "raw-conversions"), b"key", native=native).add(
+        ((), (), records, ()), 3, out
+    )
+    return out
+
+
+def check_raw_touches(native: Native, seed: int, count: int) -> None:
+    records = plain_cases.raw_touch_records(random.Random(seed), count)
+    expected = taken_raw(records, None).parts
+    found = taken_raw(records, native).parts
+    plain = [each for each in found[RAW_TOUCHES] if not isinstance(each, Item | Arrived)]
+    whole_again = [[whole(each) if not isinstance(each, Item | Arrived) else each for each in part] for part in found]
+    for part, others in zip(whole_again, expected, strict=True):
+        for each, other in zip(part, others, strict=True):
+            if isinstance(each, Arrived):
+                # What a plain one carries for accounts alone is left out: there are none.
+                each.event.account_id = other.event.account_id if isinstance(other, Arrived) else None
+                each.headers = list(each.headers)
+            assert each == other, f"seed {seed}"
+    valid = sum(isinstance(each, Arrived) for each in expected[RAW_TOUCHES])
+    print(f"seed {seed}: {count} raw touches, {valid} valid, {len(plain)} of them read by the compiled part")
+    assert valid > 0.2 * count
+    assert len(plain) > 0.3 * valid, "the compiled part hardly takes part"
 
 
 def outcome(case: plain_cases.Case, native: Native | None) -> object:
@@ -111,11 +143,45 @@ def test_credits(native: Native, seed: int) -> None:
     check_credits(native, seed, CASES)
 
 
+def test_raw_touches(native: Native, seed: int) -> None:
+    """Raw touches, dead letters and their order are those of Python, and so is the JSON for the crediting stage."""
+    check_raw_touches(native, seed, RECORDS)
+
+
+def test_owners(native: Native, seed: int) -> None:
+    """An id of any size and language has the owner that Python gives it, among any number of partitions."""
+    rng = random.Random(seed)
+    for _ in range(2_000):
+        text = "".join(rng.choices("abc019-_:äé\u2028😀", k=rng.randrange(300)))
+        partitions = rng.choice((1, 2, 3, 12, 1_000, 2**31 - 1))
+        assert native.owner_of(text, partitions) == partition_of(text.encode(), partitions), f"seed {seed}: {text!r}"
+    for wrong in ((), ("a",), (b"a", 4), ("a", 0), ("a", 2**31), ("\ud800", 4)):
+        with pytest.raises((TypeError, ValueError)):
+            native.owner_of(*wrong)  # type: ignore[arg-type]
+
+
+def test_delivered_touches_are_the_records_that_python_writes(native: Native, seed: int) -> None:
+    """Batches of plain touches under a person are those of the same records one by one, whatever their size."""
+    records = plain_cases.raw_touch_records(random.Random(seed), 500)
+    touches = [each for each in taken_raw(records, native).parts[RAW_TOUCHES] if not isinstance(each, Item | Arrived)]
+    for person, limit in (("u1", 900 << 10), ('odd "é"', 2_000)):
+        deliveries = Deliveries(person.encode(), tail_of(person), touches)
+        at_once, singly = native.batches(limit), native.batches(limit)
+        native.deliver(at_once, deliveries.key, deliveries.tail, touches)
+        for send in deliveries.sends():
+            assert json.loads(send.value)["person_id"] == person
+            native.append(singly, send.record_ms, send.key, send.value, b"\x00")
+        found = native.take(at_once, bytes)
+        assert sum(count for _, _, count, *_ in found) == len(touches) > 50
+        assert found == native.take(singly, bytes), f"seed {seed}"
+
+
 @pytest.mark.slow
 def test_many(native: Native, seed: int) -> None:
     """The same for a hundred times as many."""
     for more in range(SLOW_TIMES):
         check_touches(native, seed + more, RECORDS)
+        check_raw_touches(native, seed + more, RECORDS)
         check_credits(native, seed + more, CASES)
 
 
@@ -210,6 +276,20 @@ def test_a_failed_compression_loses_nothing(native: Native) -> None:
     assert [len(records) for records, *_ in taken] == [size for _, size, *_ in taken]
     assert sum(count for _, _, count, *_ in taken) == 3
     assert native.take(batches, bytes) == []
+
+
+def test_wrong_raw_touches_are_errors(native: Any) -> None:
+    """A caller's mistake raises here too; what is no record at all is left to Python."""
+    batches = native.batches(1_000)
+    for arguments in ((), (None, 0, []), ([], "0", []), ([1], -5, [])):
+        with pytest.raises((TypeError, ValueError, IndexError, SystemError)):
+            native.raw_touches(*arguments)
+    assert native.raw_touches([object()], 0, []) == 0
+    for touches in (None, [5], [(1,)], [(1, "2", "p", b"{", None)], [(1, 2, "p", "{", None)]):
+        with pytest.raises((TypeError, ValueError, IndexError, SystemError)):
+            native.deliver(batches, b"k", b"}", touches)
+    with pytest.raises((TypeError, ValueError)):
+        native.deliver(object(), b"k", b"}", [])
 
 
 def test_rows_that_are_not_whole_raise(native: Any) -> None:

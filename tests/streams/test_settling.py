@@ -1,4 +1,4 @@
-"""Raw events wait at a start until who is who is known, and never for long."""
+"""Raw events wait at a start until who is who is known, conversions for touches, and never for long."""
 
 from collections.abc import Iterator
 from unittest import mock
@@ -7,7 +7,7 @@ import pytest
 from faust.types import TP
 
 from streams import settling
-from streams.settling import CHASE_S, QUIET_S, WAIT_S, Settling
+from streams.settling import CHASE_S, OTHERS_S, QUIET_S, WAIT_S, Settling, TouchesFirst
 
 LINKS, IDENTITIES, TOUCHES, CONVERSIONS = (
     TP(topic, 3) for topic in ("links", "identities", "raw-touches", "raw-conversions")
@@ -118,3 +118,58 @@ async def test_a_new_claim_begins_anew(clock: Clock) -> None:
     await found.begin(consumer, (2, 7))  # type: ignore[arg-type]
     assert not found
     assert consumer.held_back == set()
+
+
+async def first(place: int, behind: set[int], applied: int, end: int) -> tuple[TouchesFirst, Consumer]:
+    """A claim of a partition number at this offset of raw touches that end there."""
+    touches, conversions = TP("raw-touches", place), TP("raw-conversions", place)
+    found, consumer = TouchesFirst(touches, conversions, behind), Consumer({touches: end})
+    await found.begin(consumer, applied)  # type: ignore[arg-type]
+    return found, consumer
+
+
+async def test_conversions_wait_for_touches_of_all_partition_numbers(clock: Clock) -> None:
+    """They are let go when what lay there at the start was read, here and by the other tasks of the worker."""
+    behind: set[int] = set()
+    (one, consumer), (other, elsewhere) = await first(3, behind, 0, 9), await first(5, behind, 0, 9)
+    assert consumer.held_back == {CONVERSIONS}
+    one.look(consumer, 9)  # type: ignore[arg-type]
+    assert consumer.held_back == {CONVERSIONS}, "those of 5 are still to come"
+    other.look(elsewhere, 8)  # type: ignore[arg-type]
+    one.look(consumer, 12)  # type: ignore[arg-type]
+    assert one
+    other.look(elsewhere, 9)  # type: ignore[arg-type]
+    one.look(consumer, 12)  # type: ignore[arg-type]
+    assert not one
+    assert not other
+    assert consumer.held_back == elsewhere.held_back == set()
+
+
+async def test_a_partition_number_that_hangs_holds_others_up_for_a_while(clock: Clock) -> None:
+    """Own touches are waited for as long as it takes, those of others for OTHERS_S after that."""
+    behind: set[int] = set()
+    (one, consumer), _ = await first(3, behind, 0, 9), await first(5, behind, 0, 9)
+    clock.now_s += 10 * OTHERS_S
+    one.look(consumer, 8)  # type: ignore[arg-type]
+    assert consumer.held_back
+    one.look(consumer, 9)  # type: ignore[arg-type]
+    clock.now_s += OTHERS_S - 1
+    one.look(consumer, 9)  # type: ignore[arg-type]
+    assert consumer.held_back
+    clock.now_s += 1
+    one.look(consumer, 9)  # type: ignore[arg-type]
+    assert consumer.held_back == set()
+
+
+async def test_nobody_waits_for_who_has_left_or_begins_at_the_end(clock: Clock) -> None:
+    """A partition number that was given away, or claimed with nothing to read, is not behind."""
+    behind: set[int] = set()
+    (one, consumer), (other, _) = await first(3, behind, 9, 9), await first(5, behind, 0, 9)
+    one.look(consumer, 9)  # type: ignore[arg-type]
+    assert consumer.held_back
+    other.leave()
+    one.look(consumer, 9)  # type: ignore[arg-type]
+    assert consumer.held_back == set()
+    again, elsewhere = await first(5, behind, 9, 9)
+    again.look(elsewhere, 9)  # type: ignore[arg-type]
+    assert elsewhere.held_back == set()

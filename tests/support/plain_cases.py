@@ -47,6 +47,7 @@ MODELS = (
     *("first_touch", "last_touch", "last_non_direct", "linear", "position_based", "time_decay"),
     *("j_shaped", "inverse_j", "participation"),
 )
+IDS = ("u1", "u2", "anonymous:a", "email:b", "p" * 200, "a b", "x@example.com")
 NAMES = ("type", "source", "medium", "campaign", "content", "term", "url", "referrer", "account_id", "unknown")
 
 
@@ -84,6 +85,35 @@ ODD_TIMES = (
 def touch_records(rng: random.Random, count: int) -> list[LogRecord]:
     """Records of the touches topic: valid ones, odd ones, broken ones, some under a wrong key."""
     return [_record(rng, offset) for offset in range(count)]
+
+
+def raw_touch_records(rng: random.Random, count: int) -> list[LogRecord]:
+    """The same for the raw topic: mostly one id of one kind, now and then more or none, and some with headers."""
+    return [_raw_record(rng, _record(rng, offset)) for offset in range(count)]
+
+
+def _raw_record(rng: random.Random, record: LogRecord) -> LogRecord:
+    ids: dict[str, object] = {}
+    for _ in range(rng.choice((0, 1, 1, 1, 1, 1, 1, 1, 2))):
+        name = rng.choice(("anonymous_id", "anonymous_id", "user_id", "user_id", "person_id", "email"))
+        ids[name] = rng.choice(IDS if rng.random() < 0.8 else (*ODD_TEXTS, None, 5, "p" * 246, "p" * 247, "p" * 257))
+    value = record.value
+    try:
+        fields = json.loads(value or b"")
+        if "person_id" in fields and (ids or rng.random() < 0.9):
+            del fields["person_id"]
+        if rng.random() < 0.02:
+            fields["content"] = "[" * rng.choice((255, 256, 257, 300)) + "x" * rng.choice((1, 300))
+        if rng.random() < 0.05:
+            fields[rng.choice(NAMES)] = ""
+        items = [*fields.items(), *ids.items()]
+        rng.shuffle(items)
+        layout = rng.choice(({"separators": (",", ":")}, {}, {"ensure_ascii": False}))
+        value = json.dumps(dict(items), **layout).encode()
+    except (ValueError, TypeError):
+        pass  # it stays as broken as it is
+    headers = [rng.choice((("x", b"1"), ("touchstream-hops", b"1")))] if rng.random() < 0.03 else []
+    return LogRecord(record.offset, record.timestamp, record.key, value, headers)
 
 
 def touch_record(offset: int, occurred_at: object, record_ms: int) -> LogRecord:

@@ -142,7 +142,7 @@ class RelayPublisher(Publisher):
         return Relayed()
 
     def _publish(self, partition: int, output: Output, offsets: Mapping[str, int]) -> None:
-        for send in output.relayed if isinstance(output, Relayed) else ():
+        for send in output.records() if isinstance(output, Relayed) else ():
             home = partition if send.topic in OWNED else None
             self._kafka.append(send.topic, send.key, send.value, headers=send.headers, partition=home)
         super()._publish(partition, output, offsets)

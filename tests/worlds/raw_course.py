@@ -20,6 +20,7 @@ from state.memory import MemoryStore
 from streams import identity, settling
 from streams.identity import IdentityTask
 from streams.identity_decode import RawDecoder
+from streams.native import load
 from streams.step import Limits
 from tests.support import oracle_people
 from tests.support.oracle_people import Merge, canonical, joined
@@ -146,9 +147,10 @@ def _identities(kafka: Kafka, of: World, rng: random.Random, linked: list[Outcom
     lateness_ms, corrections_ms, kept_ms = policies.times_ms(of.policy)
     unread_ms = kept_ms + DAY_MS
     rules = IdentityRules(1_000, corrections_ms, corrections_ms + unread_ms + lateness_ms + DAY_MS, unread_ms)
-    decoder = RawDecoder(INPUTS, EMAIL_KEY)
+    decoders = [RawDecoder(INPUTS, EMAIL_KEY), RawDecoder(INPUTS, EMAIL_KEY, native=load())]
 
     def make(partition: int, store: MemoryStore, publisher: Any, crash_point: Callable[[str], None]) -> IdentityTask:
+        decoder = rng.choice(decoders)
         limits = Limits(0, rng.choice((1, 3, 50)), trip_wire=False)
         return IdentityTask(
             partition, INPUTS, store, publisher, decoder, rules, limits, crash_point, lambda _: None, linked.append

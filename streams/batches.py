@@ -27,6 +27,11 @@ def owners(native: Native | None) -> Callable[[str, int], int]:
     return owner_of if native is None else native.owner_of
 
 
+def partitioner(native: Native | None) -> Callable[[bytes, int], int]:
+    """`partition_of`, by the compiled part where it is there."""
+    return partition_of if native is None else native.owner_of
+
+
 def batches(producer: AIOKafkaProducer, rows: Iterable[Row]) -> list[Any]:
     """Records of one partition as Kafka batches; `send` for each of them would cost ten times as much."""
     full: list[Any] = []

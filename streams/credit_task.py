@@ -22,6 +22,7 @@ from models.moving import Move, write_move
 from models.rules import Rules
 from state.recent import RecentConversions
 from state.store import Writes
+from streams.batches import partitioner
 from streams.claiming import Claiming
 from streams.deciding import Decided, Deciding, by_bucket, count_dead, count_filtered, group
 from streams.decode import Decoder, Taken, TakenMove
@@ -93,6 +94,7 @@ class CreditTask(PartitionTask[Taken, Decided]):
         )
         super().__init__(inputs, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
+        self._partition_of = partitioner(decoder.native)
         self._following = following
         self._use(rules)
         self._write_state = state_writer(limits.state_format)

@@ -93,6 +93,7 @@ class Decoder:
         native: Native | None = None,
     ) -> None:
         """`native` is the compiled part, where it is there: it reads the plain touches."""
+        self.native = native
         self._topics = (touches_topic, conversions_topic, moves_topic)
         self._by_account = by_account
         self._of_touch = filters.touch if filters.touches else None

@@ -24,7 +24,7 @@ from models.outcome import Reason
 from models.raw import own_headers
 from models.whereabouts import give_up, read_whereabouts
 from state.store import TTL_MAX_MS, Writes
-from streams.batches import owners
+from streams.batches import owners, partitioner
 from streams.claiming import Claiming
 from streams.identity_decode import (
     IDENTITIES,
@@ -90,7 +90,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         claiming = Claiming(places, None, store, None, self.lazy, origin, state_format=limits.state_format)
         super().__init__(places, store, publisher, limits, crash_point, report, claiming=claiming)
         self._decoder = decoder
-        self._owner_of = owners(decoder.native)
+        self._owner_of, self._partition_of = owners(decoder.native), partitioner(decoder.native)
         self._rules = rules
         self._tell = tell
         self._secret = secret
@@ -120,7 +120,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         partitions = self._owned_by().partitions(self.inputs[LINKS].topic)
         for batch in batches:
             records = batch.parts[LINKS]
-            report.misrouted += misrouted(records, self.partition, partitions) if records else 0
+            report.misrouted += misrouted(records, self.partition, partitions, self._partition_of)
 
     async def _decide(self, taken: TakenRaw, ends: Offsets, report: BatchReport) -> Resolved:
         """Load what is known of all ids that are spoken of, and decide each on its own."""

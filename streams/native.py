@@ -53,8 +53,8 @@ class Native(Protocol):
     def raw_touches(self, records: list[Any], start: int, out: list[Any], /) -> int:
         """As `touches`, for raw ones: a `PlainTouch` each."""
 
-    def owner_of(self, text: str, partitions: int, /) -> int:
-        """As `streams.batches.owner_of`."""
+    def owner_of(self, text: str | bytes, partitions: int, /) -> int:
+        """As `streams.batches.owner_of`, and as `streams.murmur.partition_of`."""
 
     def deliver(self, batches: Batches, key: bytes, tail: bytes, touches: list[PlainTouch], /) -> None:
         """Write these under a key, each with the rest of its JSON and without headers."""

@@ -28,6 +28,7 @@ from faust.types import TP
 
 from models.formats import FORMAT
 from state.store import Writes
+from streams.murmur import partition_of
 from streams.publish import DeadLetter, Output, Publisher
 from streams.report import BatchReport
 from streams.routing import misrouted
@@ -146,6 +147,8 @@ class Steps(ABC, Generic[Taken, Decided]):
         self._crash_point = crash_point
         self._report = report
         self._consumer: Consumer | None = None
+        # A task that has the compiled part at hand puts that here.
+        self._partition_of: Callable[[bytes, int], int] = partition_of
         self.replaying = False
 
     # -- what a stage makes of its records
@@ -246,7 +249,7 @@ class Steps(ABC, Generic[Taken, Decided]):
         partitions = self._owned_by().partitions(self.inputs[0].topic)
         for batch in batches if partitions else ():
             for records in batch.parts:
-                report.misrouted += misrouted(records, self.partition, partitions) if records else 0
+                report.misrouted += misrouted(records, self.partition, partitions, self._partition_of)
 
     def _up_to_committed(self, taken: Taken) -> Taken:
         """Nothing at or beyond any committed offset may be decided before all are reached."""

@@ -13,7 +13,8 @@
  * - Memory is bounded: by a record's 64 KiB, a journey's megabyte and 500 touches, a batch's limit. No memory is an error
  *   of the call, never a crash.
  * - Scratch memory is static. That is safe because the interpreter's lock is held all the time, and because between the
- *   first use of it in a call and the last nothing runs Python code. */
+ *   first use of it in a call and the last nothing runs Python code, which could let another thread in: `unpack` does
+ *   between two records, and `take`, which has none. */
 #include "abi3.h"
 
 #include "batches.h"

@@ -23,7 +23,7 @@ static uint32_t murmur2(const uint8_t *p, size_t size) {
     return h ^ h >> 15;
 }
 
-/* owner_of(text: str, partitions: int) -> int */
+/* owner_of(text: str | bytes, partitions: int) -> int */
 static PyObject *owner_of(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
     if (count != 2) {
@@ -31,7 +31,12 @@ static PyObject *owner_of(PyObject *self, PyObject *const *args, Py_ssize_t coun
         return NULL;
     }
     Py_ssize_t size;
-    const char *text = PyUnicode_AsUTF8AndSize(args[0], &size);
+    char *key;
+    const char *text = PyBytes_AsStringAndSize(args[0], &key, &size) ? NULL : key;
+    if (!text) {
+        PyErr_Clear(); /* no bytes */
+        text = PyUnicode_AsUTF8AndSize(args[0], &size);
+    }
     long long partitions = text ? PyLong_AsLongLong(args[1]) : -1;
     if (PyErr_Occurred()) return NULL;
     if (partitions < 1 || partitions > INT32_MAX) {

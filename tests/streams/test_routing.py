@@ -28,5 +28,5 @@ def test_keys_in_their_partition_are_not_counted_and_others_all_are() -> None:
     """One wrong key in the sample makes the whole chunk count; null keys belong nowhere and are not counted."""
     right = [key for key in (b"p%d" % i for i in range(2_000)) if partition_of(key, 4) == 1][: 3 * SAMPLE_EVERY]
     wrong = [key for key in (b"q%d" % i for i in range(2_000)) if partition_of(key, 4) != 1][:10]
-    assert misrouted(records([*right, None]), 1, 4) == 0
-    assert misrouted(records([wrong[0], *right, *wrong[1:]]), 1, 4) == len(wrong)
+    assert misrouted(records([*right, None]), 1, 4, partition_of) == 0
+    assert misrouted(records([wrong[0], *right, *wrong[1:]]), 1, 4, partition_of) == len(wrong)

@@ -93,7 +93,7 @@ class Case(NamedTuple):
 
 def install_for_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it changes in aiokafka would change the consumers of the tests that follow in this process."""
-    monkeypatch.setattr(aiokafka_fetcher.PartitionRecords, "_consumer_record", transport._as_is)
+    monkeypatch.setattr(aiokafka_fetcher.PartitionRecords, "_consumer_record", transport._consumer_record)
     monkeypatch.setattr(aiokafka_fetcher.FetchResult, "getall", transport._get_all)
     transport.install()
 
@@ -263,12 +263,12 @@ class Fetched:
     def __init__(self, start: int, offsets: Iterable[int], end: int) -> None:
         self.next_fetch_offset = start
         self._records_iterator = self._unpack(list(offsets), end)
-        self._value_deserializer = None
+        self._records = self._value_deserializer = None
 
     def _unpack(self, offsets: list[int], end: int) -> Iterable[Record]:
         for offset in offsets:
             self.next_fetch_offset = offset + 1
-            yield Record(offset)
+            yield [Record(offset)]
         self.next_fetch_offset = end
 
 

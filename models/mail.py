@@ -157,7 +157,7 @@ class Mail:
         """As `event`, for the plain touches among these, which journeys by account have none of; gives the others."""
         ids = self._ids
         for item in items:
-            if type(item) is not tuple:
+            if not isinstance(item, tuple):
                 yield item
                 continue
             person = item[2]

@@ -37,8 +37,8 @@ from models.wire import (
 Kind = Literal["touches", "conversions"]
 Header = tuple[str, bytes | None]
 # A valid raw touch without headers that names one id: offset, record time, that person id, its JSON for the crediting
-# stage up to the person, and the record (`key`, `value`). A bare tuple, as most records are such, and the compiled part
-# makes them.
+# stage up to the person, and the record (`key`, `value`). A tuple, as most records are such, which the compiled part
+# makes.
 PlainTouch = tuple[int, int, str, bytes, Any]
 
 # Headers of records on their way between owners; nobody else writes them, and they never leave the stage.

@@ -1,9 +1,10 @@
 """From the records of the identity stage to what they say: each on its own, and a bad one is an outcome."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, NamedTuple
+from typing import Any
 
+from msgspec import Struct
 from msgspec.structs import replace
 
 from models.events import decode_identify
@@ -30,7 +31,7 @@ class OfAccount:
 What = Message | People | OfAccount | DeadLetter
 
 
-class Item(NamedTuple):
+class Item(Struct, gc=False):
     """A record that is no event and what it says: a message, the ids of an Identify (highest first), a dead letter."""
 
     offset: int
@@ -87,6 +88,12 @@ class RawDecoder:
         self._by_account = by_account
         self._topics = tuple(topics)
         self._email_key = email_key
+
+    def unpack(self, topic: str, records: Iterator[Any]) -> list[Any]:
+        """Records as they are fetched; plain raw touches as what they come to, as `streams.decode.Decoder` has it."""
+        if self._native is None or topic != self._topics[RAW_TOUCHES]:
+            return list(records)
+        return self._native.unpack_raw(records)
 
     def add(self, parts: Sequence[Iterable[Any]], partition: int, taken: TakenRaw) -> None:
         """Add the records of a batch to `taken`."""

@@ -50,6 +50,9 @@ class Native(Protocol):
         and the records in doubt as they are.
         """
 
+    def unpack_raw(self, records: Iterator[Any], /) -> list[Any]:
+        """As `unpack`, for raw touches."""
+
     def raw_touches(self, records: list[Any], start: int, out: list[Any], /) -> int:
         """As `touches`, for raw ones: a `PlainTouch` each."""
 

@@ -99,7 +99,7 @@ def identity_stage(
             partition, inputs, store, publisher, decoder, rules, limits, crash, report, tell, origin, secret, behind
         )
 
-    return Stage(group, group, inputs, new_part)
+    return Stage(group, group, inputs, new_part, decoder.unpack)
 
 
 def _limits(settings: Settings) -> Limits:

@@ -33,7 +33,8 @@ static PyMethodDef METHODS[] = {
     {"mark", mark, METH_FASTCALL, NULL},       {"undo", undo, METH_FASTCALL, NULL},
     {"credit", credit, METH_FASTCALL, NULL},   {"raw_touches", raw_touches, METH_FASTCALL, NULL},
     {"deliver", deliver, METH_FASTCALL, NULL}, {"owner_of", owner_of, METH_FASTCALL, NULL},
-    {"pack", pack, METH_FASTCALL, NULL},       {NULL, NULL, 0, NULL},
+    {"pack", pack, METH_FASTCALL, NULL},       {"unpack_raw", unpack_raw, METH_FASTCALL, NULL},
+    {NULL, NULL, 0, NULL},
 };
 static PyModuleDef MODULE = {{1, NULL, NULL, 0, NULL}, "fast", NULL, -1, METHODS, NULL, NULL, NULL, NULL};
 
@@ -46,6 +47,7 @@ __attribute__((visibility("default"))) PyObject *PyInit_fast(void) {
     name_release = PyUnicode_InternFromString("release");
     if (!name_value || !name_key || !name_timestamp || !name_offset || !name_headers || !name_release) return NULL;
     if (!touch_type && !(touch_type = PyStructSequence_NewType(&TOUCH))) return NULL;
+    if (!raw_type && !(raw_type = PyStructSequence_NewType(&RAW))) return NULL;
     PyObject *module = PyModule_Create2(&MODULE, PYTHON_ABI_VERSION);
     if (module && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE)) {
         Py_DecRef(module);

@@ -87,22 +87,18 @@ static bool head_of(Text value, int64_t record_ms, Buffer *b, size_t *head_size)
 
 static PyObject *name_headers;
 
-/* A tuple of these; takes the references. */
-static PyObject *taken_raw(PyObject *parts[5]) {
-    bool is_whole = true;
-    for (int i = 0; i < 5; i++) is_whole = is_whole && parts[i];
-    PyObject *taken = is_whole ? PyTuple_New(5) : NULL;
-    for (int i = 0; i < 5; i++) {
-        if (taken) PyTuple_SetItem(taken, i, parts[i]);
-        else if (parts[i]) Py_DecRef(parts[i]);
-    }
-    if (taken) PyObject_GC_UnTrack(taken); /* as in new_touch */
-    return taken;
-}
+/* A PlainTouch of models/raw.py. */
+static PyStructSequence_Field RAW_FIELDS[] = {
+    {"offset", NULL}, {"timestamp", "record time, epoch ms"}, {"person", "person id"},
+    {"head", "JSON for the crediting stage, up to the person"}, {"record", NULL}, {NULL, NULL},
+};
+static PyStructSequence_Desc RAW = {"touchstream_native.fast.RawTouch", "A raw touch that was read.", RAW_FIELDS, 5};
+static PyObject *raw_type;
 
 /* (offset, record time, person id, JSON up to the person, record) as models/raw.py has it; NULL with an error where that
  * failed, without one where the record is in doubt. */
-static PyObject *plain_touch(PyObject *record) {
+static PyObject *plain_touch(PyObject *record, bool by_account) {
+    (void)by_account;
     static Buffer b; /* nothing between head_of and the making of the objects can run Python code */
     PyObject *owner = NULL, *headers = PyObject_GetAttr(record, name_headers), *stamp = NULL, *taken = NULL;
     Text value;
@@ -117,7 +113,7 @@ static PyObject *plain_touch(PyObject *record) {
         Py_IncRef(record);
         PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, person, head, record};
         stamp = NULL;
-        taken = taken_raw(parts);
+        taken = new_touch(raw_type, parts);
     } else {
         PyErr_Clear(); /* Python will meet it again */
     }
@@ -141,14 +137,25 @@ static PyObject *raw_touches(PyObject *self, PyObject *const *args, Py_ssize_t c
         PyObject *record = PyList_GetItem(args[0], at); /* borrowed */
         if (!record) return NULL;
         Py_IncRef(record);
-        PyObject *taken = plain_touch(record);
-        Py_DecRef(record);
+        bool is_read = PyObject_IsInstance(record, raw_type) == 1;
+        PyObject *taken = is_read ? record : plain_touch(record, false);
+        if (!is_read) Py_DecRef(record);
         if (!taken) break;
         int failed = PyList_Append(args[2], taken);
         Py_DecRef(taken);
         if (failed) return NULL;
     }
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(at);
+}
+
+/* unpack_raw(records: iterator) -> list of RawTouch, and of the records in doubt */
+static PyObject *unpack_raw(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 1) {
+        PyErr_SetString(PyExc_TypeError, "unpack_raw takes 1 argument");
+        return NULL;
+    }
+    return unpacked(args[0], plain_touch, false);
 }
 
 /* deliver(batches, key: bytes, tail: bytes, touches: list of what `raw_touches` gave)

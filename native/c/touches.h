@@ -226,11 +226,11 @@ static PyStructSequence_Field TOUCH_FIELDS[] = {
 static PyStructSequence_Desc TOUCH = {"touchstream_native.fast.Touch", "A touch that was read.", TOUCH_FIELDS, 5};
 static PyObject *touch_type;
 
-/* A Touch of these; takes the references. */
-static PyObject *new_touch(PyObject *parts[5]) {
+/* One of a type with five fields; takes the references. */
+static PyObject *new_touch(PyObject *type, PyObject *parts[5]) {
     bool is_whole = true;
     for (int i = 0; i < 5; i++) is_whole = is_whole && parts[i];
-    PyObject *touch = is_whole ? PyStructSequence_New(touch_type) : NULL;
+    PyObject *touch = is_whole ? PyStructSequence_New(type) : NULL;
     for (int i = 0; i < 5; i++) {
         if (touch) PyStructSequence_SetItem(touch, i, parts[i]);
         else if (parts[i]) Py_DecRef(parts[i]);
@@ -260,7 +260,7 @@ static PyObject *read_record(PyObject *record, bool by_account) {
     }
     PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, key_owner, PyLong_FromLongLong(occurred_ms),
                           kept};
-    return new_touch(parts);
+    return new_touch(touch_type, parts);
 }
 
 /* touches(records: list, start: int, by_account: bool, out: list) -> int
@@ -290,19 +290,13 @@ static PyObject *touches(PyObject *self, PyObject *const *args, Py_ssize_t count
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(at);
 }
 
-/* unpack(records: iterator, by_account: bool) -> list of Touch, and of the records in doubt as they are.
- * A record is let go of as soon as it is read, so that the next one finds its memory at hand. */
-static PyObject *unpack(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    (void)self;
-    if (count != 2) {
-        PyErr_SetString(PyExc_TypeError, "unpack takes 2 arguments");
-        return NULL;
-    }
-    bool by_account = PyObject_IsTrue(args[1]) == 1;
-    PyObject *found = PyErr_Occurred() ? NULL : PyObject_GetIter(args[0]), *record;
+/* What `read` makes of records, and those in doubt as they are. A record is let go of as soon as it is read, so that the
+ * next one finds its memory at hand. */
+static PyObject *unpacked(PyObject *records, PyObject *(*read)(PyObject *, bool), bool by_account) {
+    PyObject *found = PyObject_GetIter(records), *record;
     PyObject *list = found ? PyList_New(0) : NULL;
     while (list && (record = PyIter_Next(found))) {
-        PyObject *touch = read_record(record, by_account);
+        PyObject *touch = read(record, by_account);
         int failed = PyErr_Occurred() || PyList_Append(list, touch ? touch : record);
         if (touch) Py_DecRef(touch);
         Py_DecRef(record);
@@ -314,6 +308,17 @@ static PyObject *unpack(PyObject *self, PyObject *const *args, Py_ssize_t count)
         return NULL;
     }
     return list;
+}
+
+/* unpack(records: iterator, by_account: bool) -> list of Touch, and of the records in doubt */
+static PyObject *unpack(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 2) {
+        PyErr_SetString(PyExc_TypeError, "unpack takes 2 arguments");
+        return NULL;
+    }
+    bool by_account = PyObject_IsTrue(args[1]) == 1;
+    return PyErr_Occurred() ? NULL : unpacked(args[0], read_record, by_account);
 }
 
 #endif

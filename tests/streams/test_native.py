@@ -56,11 +56,12 @@ def check_touches(native: Native, seed: int, count: int) -> None:
     assert len(alone) > 0.4 * valid, "the compiled part hardly takes part"
 
 
+RAW_TOPICS = ("links", "identities", "raw-touches", "raw-conversions")
+
+
 def taken_raw(records: list[Any], native: Native | None) -> TakenRaw:
     out = TakenRaw()
-    RawDecoder(("links", "identities", "raw-touches", "raw-conversions"), b"key", native=native).add(
-        ((), (), records, ()), 3, out
-    )
+    RawDecoder(RAW_TOPICS, b"key", native=native).add(((), (), records, ()), 3, out)
     return out
 
 
@@ -250,6 +251,20 @@ def test_unpacked_while_fetched(native: Native, seed: int) -> None:
         assert early == late, f"seed {seed}"
         plain = sum(hasattr(r, "frame") for r in unpacked)
         assert (0 if by_account else 0.1 * RECORDS) < plain < RECORDS, plain
+
+
+def test_raw_touches_unpacked_while_fetched(native: Native, seed: int) -> None:
+    """Raw touches that were read as they were fetched come to the same as those read later, and have their places."""
+    records = plain_cases.raw_touch_records(random.Random(seed), RECORDS)
+    decoder = RawDecoder(RAW_TOPICS, b"key", native=native)
+    unpacked = decoder.unpack("raw-touches", iter(records))
+    assert decoder.unpack("raw-conversions", iter(records)) == records
+    assert [(r.offset, r.timestamp) for r in unpacked] == [(r.offset, r.timestamp) for r in records]
+    assert 0.1 * RECORDS < sum(hasattr(r, "person") for r in unpacked) < RECORDS
+    assert taken_raw(unpacked, native) == taken_raw(records, native), f"seed {seed}"
+    for wrong in ((), (5,)):
+        with pytest.raises(TypeError):
+            native.unpack_raw(*wrong)  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("count", [0, 1, 3])

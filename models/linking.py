@@ -17,7 +17,8 @@ and each message keeps the ids it names connected, so in the end all lead to the
 
 A link that was wrong is not taken back but outlived: the pointer stays, for all that went along it, and the id goes on
 as a new one (`x~2`), for events and for links that are said after the split. Those who were split do not come together
-again by what one of their ids says of the other: each keeps who it is apart from, and tells whom it is linked to.
+again by what one of their ids says of the other: each keeps who it is apart from, tells whom it is linked to,
+and says so when it asks to be taken in, as a third id may be asked by both at once.
 
 What is kept of an id follows from the messages to it in their order, nothing else; and a `link` is followed whatever
 the settings are. So a lost store is read again from them, and pointers agree with the merges that were published.
@@ -57,12 +58,16 @@ class Offer(msgspec.Struct, tag_field="do", tag="offer", gc=False, frozen=True):
 
 
 class Admit(msgspec.Struct, tag_field="do", tag="admit", gc=False, frozen=True):
-    """To the owner of `id`: `lower` is the same person's, and has `size` ids below it. `at` as in `Offer`."""
+    """To the owner of `id`: `lower` is the same person's, and has `size` ids below it. `at` as in `Offer`.
+
+    `apart`: whom `lower` is apart from, left out where that is nobody or not known.
+    """
 
     id: str
     lower: str
     at: int = 0
     size: int = 0
+    apart: list[str] | msgspec.UnsetType = msgspec.UNSET
 
 
 class Link(msgspec.Struct, tag_field="do", tag="link", gc=False, frozen=True):
@@ -476,7 +481,8 @@ def _offered(person_id: str, state: IdState, offer: Offer, ids_max: int, out: Ou
     if state.up is not None:
         _pass_on_news(state.up, offer.to, offer.at, out)
     elif state.size < ids_max and offer.to not in state.apart:
-        out.tell(Admit(offer.to, person_id, offer.at, state.size), offer.at)
+        apart = list(state.apart) if state.apart else msgspec.UNSET
+        out.tell(Admit(offer.to, person_id, offer.at, state.size, apart), offer.at)
     else:
         return _refused(state, offer.to, offer.at, out)
     return state
@@ -491,18 +497,22 @@ def _pass_on_news(up: str, also_up: str, at: int, out: Outcome) -> None:
 
 
 def _admitted(person_id: str, state: IdState, admit: Admit, ids_max: int, out: Outcome) -> IdState:
-    lower, at = admit.lower, admit.at
+    lower, at, apart = admit.lower, admit.at, admit.apart or ()
     if lower in state.below:
         # Its owner was told already, or the owner above was.
         return state
     if lower in state.apart:
         return _refused(state, lower, at, out)
     if state.up is not None:
-        out.tell(Admit(state.up, lower, at, admit.size), at)
+        out.tell(replace(admit, id=state.up), at)
         # So that it is not sent up with each event again.
         return replace(state, below={**state.below, lower: at}) if len(state.below) < ids_max else state
-    if state.size + 1 + admit.size > ids_max:
+    # Whoever is apart from one that was just taken in need not have heard of that yet.
+    if state.size + 1 + admit.size > ids_max or any(other in state.below for other in apart):
         return _refused(state, lower, at, out)
+    for other in apart:
+        state = _kept_apart(person_id, state, Apart(person_id, other, at), out)
+        out.tell(Apart(other, person_id, at), at)
     out.tell(Link(lower, person_id, at), at)
     out.admitted += 1
     return replace(state, below={**state.below, lower: at}, deeper=state.deeper + admit.size)
@@ -520,7 +530,7 @@ def _renamed(state: IdState, now: str, news: News, ids_max: int, out: Outcome) -
     if other == now or (isinstance(news, Admit) and other in state.below):
         return state
     if is_higher(now, other):
-        out.tell(Admit(now, other, at, news.size) if isinstance(news, Admit) else introduce(now, other, at), at)
+        out.tell(replace(news, id=now) if isinstance(news, Admit) else introduce(now, other, at), at)
     else:
         out.tell(introduce(other, now, at), at)
     if isinstance(news, Admit) and len(state.below) < ids_max:

@@ -349,6 +349,24 @@ def test_who_points_up_sends_admissions_up() -> None:
     assert (again, said(out)) == (first, [])
 
 
+@pytest.mark.parametrize("first", [0, 1])
+def test_a_third_id_does_not_bring_together_who_was_split(first: int) -> None:
+    """Two that are apart ask to be taken in at once, before either could say so: the second one is refused."""
+    away = "anonymous:a~2"
+    out = Outcome()
+    split = IdState(apart={away: NOW_MS})
+    decide_id("email:x", split, [Offer("email:x", "u", NOW_MS)], {}, [], 50, out)
+    asked = decode_message(out.sends[0].key, out.sends[0].value)
+    assert asked == Admit("u", "email:x", NOW_MS, 0, [away])
+    both = [asked, Admit("u", away, NOW_MS)]
+    out = Outcome()
+    state = decide_id("u", NEW, both[::-1] if first else both, {}, [], 50, out)
+    assert list(state.below) == [away if first else "email:x"]
+    assert (out.admitted, out.refused) == (1, 1)
+    told = [decode_message(send.key, send.value) for send in out.sends]
+    assert [message for message in told if isinstance(message, Link)] == [Link(next(iter(state.below)), "u", NOW_MS)]
+
+
 def test_a_full_id_refuses_and_tells_nobody() -> None:
     """Beyond ids_max nothing is linked; the refusal is counted, and the last ids stay named with their times."""
     state = IdState(below={"anonymous:a1": 1})

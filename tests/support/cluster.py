@@ -318,8 +318,8 @@ class Cluster:
         return "\n".join(worker.said() for worker in self.workers)
 
     def codes(self) -> list[int]:
-        """Exit codes in the order in which workers ended."""
-        return [ended.code for ended in self.ended]
+        """Exit codes in the order in which workers ended, without those that found a server away when they started."""
+        return [ended.code for ended in self.ended if ended.code != EXIT_CONNECT]
 
     # what can be seen from outside
 

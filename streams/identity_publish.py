@@ -1,6 +1,6 @@
 """What the identity stage writes: records of six topics, in one transaction with all input offsets."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -8,8 +8,8 @@ from aiokafka import AIOKafkaProducer
 
 from models.linking import Deliveries, Send
 from streams.batches import Row, batches, owner_of
-from streams.compiled import NO_PACKED_HEADERS, packed, varint, written
-from streams.native import Batches, Native
+from streams.compiled import NO_PACKED_HEADERS, CompiledPublisher, packed, varint, written
+from streams.native import Batches
 from streams.publish import BATCH_BYTES, Output, Publisher, Refused
 
 # Only the owner of an id writes what is keyed by it to this, so it goes to the partition number that it works on.
@@ -77,21 +77,8 @@ class RelayPublisher(Publisher):
         return {place: batches(producer, rows) for place, rows in found.items()}
 
 
-class CompiledRelayPublisher(RelayPublisher):
+class CompiledRelayPublisher(CompiledPublisher, RelayPublisher):
     """The same, whose batches the compiled part writes."""
-
-    def __init__(
-        self,
-        client: Mapping[str, Any],
-        transactional_id: str,
-        group: str,
-        topics: Mapping[str, str],
-        crash_point: Callable[[str], None],
-        native: Native,
-    ) -> None:
-        """All but `native` as in `Publisher`."""
-        super().__init__(client, transactional_id, group, topics, crash_point)
-        self._native = native
 
     def _by_place(
         self, producer: AIOKafkaProducer, partition: int, output: Relayed, counts: Mapping[str, int]

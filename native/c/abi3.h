@@ -52,7 +52,6 @@ PyObject *PyStructSequence_NewType(PyStructSequence_Desc *);
 PyObject *PyStructSequence_New(PyObject *);
 void PyStructSequence_SetItem(PyObject *, Py_ssize_t, PyObject *);
 
-int PyModule_AddObjectRef(PyObject *, const char *, PyObject *);
 void Py_IncRef(PyObject *);
 void PyObject_GC_UnTrack(void *);
 void Py_DecRef(PyObject *);

@@ -100,7 +100,7 @@ static PyObject *raw_type;
 static PyObject *plain_touch(PyObject *record, bool by_account) {
     (void)by_account;
     static Buffer b; /* nothing between head_of and the making of the objects can run Python code */
-    PyObject *owner = NULL, *headers = PyObject_GetAttr(record, name_headers), *stamp = NULL, *taken = NULL;
+    PyObject *owner = NULL, *headers = PyObject_GetAttr(record, name_headers), *stamp = NULL, *touch = NULL;
     Text value;
     size_t head_size;
     bool is_plain = headers && PyObject_IsTrue(headers) == 0;
@@ -113,39 +113,25 @@ static PyObject *plain_touch(PyObject *record, bool by_account) {
         Py_IncRef(record);
         PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, person, head, record};
         stamp = NULL;
-        taken = new_touch(raw_type, parts);
+        touch = new_touch(raw_type, parts);
     } else {
         PyErr_Clear(); /* Python will meet it again */
     }
     if (stamp) Py_DecRef(stamp);
     if (owner) Py_DecRef(owner);
     if (headers) Py_DecRef(headers);
-    return taken;
+    return touch;
 }
 
-/* raw_touches(records: list, start: int, out: list) -> int
- * As `touches`, for raw ones. */
+/* raw_touches(records: list, start: int, out: list) -> int; see `taken` */
 static PyObject *raw_touches(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
     if (count != 3) {
         PyErr_SetString(PyExc_TypeError, "raw_touches takes 3 arguments");
         return NULL;
     }
-    long long at = PyLong_AsLongLong(args[1]);
-    if (PyErr_Occurred()) return NULL;
-    for (; at < PyList_Size(args[0]); at++) {
-        PyObject *record = PyList_GetItem(args[0], at); /* borrowed */
-        if (!record) return NULL;
-        Py_IncRef(record);
-        bool is_read = PyObject_IsInstance(record, raw_type) == 1;
-        PyObject *taken = is_read ? record : plain_touch(record, false);
-        if (!is_read) Py_DecRef(record);
-        if (!taken) break;
-        int failed = PyList_Append(args[2], taken);
-        Py_DecRef(taken);
-        if (failed) return NULL;
-    }
-    return PyErr_Occurred() ? NULL : PyLong_FromLongLong(at);
+    long long start = PyLong_AsLongLong(args[1]);
+    return PyErr_Occurred() ? NULL : taken(args[0], start, args[2], raw_type, plain_touch, false);
 }
 
 /* unpack_raw(records: iterator) -> list of RawTouch, and of the records in doubt */

@@ -263,36 +263,43 @@ static PyObject *read_record(PyObject *record, bool by_account) {
     return new_touch(touch_type, parts);
 }
 
-/* touches(records: list, start: int, by_account: bool, out: list) -> int
- * Appends what the records from `start` on come to, or came to before; ends before the first in doubt and returns its
- * place, or how many there are. */
-static PyObject *touches(PyObject *self, PyObject *const *args, Py_ssize_t count) {
-    (void)self;
-    if (count != 4) {
-        PyErr_SetString(PyExc_TypeError, "touches takes 4 arguments");
-        return NULL;
-    }
-    long long at = PyLong_AsLongLong(args[1]);
-    bool by_account = PyObject_IsTrue(args[2]) == 1;
-    if (PyErr_Occurred()) return NULL;
-    for (; at < PyList_Size(args[0]); at++) {
-        PyObject *record = PyList_GetItem(args[0], at); /* borrowed */
+/* What a record comes to, of a `type` with five fields; NULL: in doubt, or an error. */
+typedef PyObject *(*Read)(PyObject *record, bool by_account);
+
+/* Appends to `out` what the records from `start` on come to, or came to before; ends before the first in doubt and
+ * returns its place, or how many there are. */
+static PyObject *taken(PyObject *records, long long start, PyObject *out, PyObject *type, Read read, bool by_account) {
+    long long at = start;
+    for (; at < PyList_Size(records); at++) {
+        PyObject *record = PyList_GetItem(records, at); /* borrowed */
         if (!record) return NULL;
         Py_IncRef(record);
-        bool is_read = PyObject_IsInstance(record, touch_type) == 1;
-        PyObject *touch = is_read ? record : read_record(record, by_account);
+        bool is_read = PyObject_IsInstance(record, type) == 1;
+        PyObject *touch = is_read ? record : read(record, by_account);
         if (!is_read) Py_DecRef(record);
         if (!touch) break;
-        int failed = PyList_Append(args[3], touch);
+        int failed = PyList_Append(out, touch);
         Py_DecRef(touch);
         if (failed) return NULL;
     }
     return PyErr_Occurred() ? NULL : PyLong_FromLongLong(at);
 }
 
+/* touches(records: list, start: int, by_account: bool, out: list) -> int; see `taken` */
+static PyObject *touches(PyObject *self, PyObject *const *args, Py_ssize_t count) {
+    (void)self;
+    if (count != 4) {
+        PyErr_SetString(PyExc_TypeError, "touches takes 4 arguments");
+        return NULL;
+    }
+    long long start = PyLong_AsLongLong(args[1]);
+    bool by_account = PyObject_IsTrue(args[2]) == 1;
+    return PyErr_Occurred() ? NULL : taken(args[0], start, args[3], touch_type, read_record, by_account);
+}
+
 /* What `read` makes of records, and those in doubt as they are. A record is let go of as soon as it is read, so that the
  * next one finds its memory at hand. */
-static PyObject *unpacked(PyObject *records, PyObject *(*read)(PyObject *, bool), bool by_account) {
+static PyObject *unpacked(PyObject *records, Read read, bool by_account) {
     PyObject *found = PyObject_GetIter(records), *record;
     PyObject *list = found ? PyList_New(0) : NULL;
     while (list && (record = PyIter_Next(found))) {

@@ -28,6 +28,7 @@ VENV = ROOT / ".venv"
 PYTHON, UV = VENV / "bin" / "python", VENV / "bin" / "uv"
 WHEELS = VENV / ".wheels"
 OLDEST_PYTHON = (3, 11)
+SOURCES = ("models", "state", "streams")
 NEWER_PYTHONS = ("python3.14", "python3.13", "python3.12", "python3.11")
 
 
@@ -62,7 +63,8 @@ def bring_up_to_date(dev: bool) -> float:
     with ThreadPoolExecutor(max_workers=2) as beside:
         broker_s = None if _stamped("broker", broker) else beside.submit(build, "embedded")
         compiled = None if _stamped("native", native) else beside.submit(build_native)
-        install("--require-hashes", "-r", _lock_file(dev))
+        # Where Python may not write what it compiled, each start of a worker would compile everything anew.
+        install("--compile-bytecode", "--require-hashes", "-r", _lock_file(dev))
         build_s = broker_s.result() if broker_s else 0.0
         if compiled:
             compiled.result()
@@ -71,6 +73,7 @@ def bring_up_to_date(dev: bool) -> float:
     install("--no-deps", *again, *wheels, "--editable", ".")
     if not any((WHEELS / "native").glob("*.whl")):
         run([UV, "pip", "uninstall", "--quiet", "--python", PYTHON, "touchstream-native"])  # of before
+    run([PYTHON, "-m", "compileall", "-q", *SOURCES])
     _stamp("broker", broker)
     _stamp("native", native)
     _stamp(_stamp_of(dev), _packages_key(dev))

@@ -32,7 +32,7 @@ def block_of(failure: BaseException) -> TouchstreamError:
             block = RunFailed("T228", "stored state is of another format", why=why, fix=FORMAT_FIX)
         case Unreachable() | RedisError():
             block = ConnectError("T302", "Redis does not answer", why=why)
-        case KafkaError() | TimeoutError():
+        case KafkaError() | TimeoutError() | ConnectionError():
             block = ConnectError("T301", "Kafka does not answer", why=why)
         case _:
             log.error("the worker failed", exc_info=failure)

@@ -10,7 +10,7 @@ from io import BytesIO
 from typing import Any, NamedTuple
 
 import msgspec
-from aiokafka.errors import IncompatibleBrokerVersion
+from aiokafka.errors import IncompatibleBrokerVersion, for_code
 from aiokafka.protocol.api import Request, RequestStruct, Response
 from aiokafka.protocol.types import (
     AbstractType,
@@ -79,9 +79,16 @@ async def read_origin(settings: Settings, stage: str = "credit") -> Origin:
         wanted = (topics.links, topics.identities, topics.raw_touches, topics.raw_conversions)
     async with admin_client(settings) as client:
         cluster = str((await client.describe_cluster())["cluster_id"] or "")
-        counts = {t["topic"]: len(t["partitions"]) for t in await client.describe_topics(list(wanted))}
+        counts = {t["topic"]: _partitions_of(t) for t in await client.describe_topics(list(wanted))}
         ids = await _topic_ids(client, wanted)
     return Origin(cluster, {name: Topic(ids.get(name, ""), counts[name]) for name in wanted})
+
+
+def _partitions_of(topic: Mapping[str, Any]) -> int:
+    """How many partitions a topic has. A broker that has just started need not know it yet: that is no other log."""
+    if topic["error_code"]:
+        raise for_code(topic["error_code"])(topic["topic"])
+    return len(topic["partitions"])
 
 
 async def _topic_ids(client: Any, names: tuple[str, ...]) -> Mapping[str, str]:

@@ -139,7 +139,7 @@ async def _run(settings: Settings, totals: Totals, number: int, name: str) -> in
             stage = credit_stage(settings, report, following, origin)
         app = build_app(settings, stage)
         await watch.start(settings.web, number, app.batch_owner, app.journeys)
-    except (TouchstreamError, KafkaError, TimeoutError) as exc:
+    except (TouchstreamError, KafkaError, OSError) as exc:
         return _say(exc)
     gc.collect()
     gc.freeze()

@@ -3,6 +3,7 @@
 import uuid
 
 import pytest
+from aiokafka.errors import UnknownTopicOrPartitionError
 
 from streams import embedded, topics
 from streams.origin import Origin, Topic, read_origin
@@ -35,6 +36,12 @@ async def check_a_topic_made_again(url: str) -> None:
 async def test_a_topic_made_again_is_another_one(embedded_broker: embedded.Broker) -> None:
     """Ids stay as long as a topic lives, and a topic of the same name that comes after it has another one."""
     await check_a_topic_made_again(embedded_broker.url)
+
+
+async def test_a_topic_that_is_not_known_is_no_other_log(embedded_broker: embedded.Broker) -> None:
+    """A broker that has just started may not know it yet: an error that a new start gets over."""
+    with pytest.raises(UnknownTopicOrPartitionError):
+        await read_origin(settings_for(embedded_broker.url))
 
 
 @pytest.mark.slow

@@ -37,6 +37,8 @@ from tests.support.readers import Read, read_topic
 
 PARTITIONS = 4
 # A fence, not a claim: the slowest scenario waits for two sessions of six seconds on a busy machine.
+# Of a worker's log, in the first line of what a test says: a block of several lines and what led to it.
+LAST_LINES = 12
 DEADLINE_S = 90.0
 POLL_S = 0.01
 # Input comes while it is worked on: the next wave is sent when so few records are left to do, or nothing was sent for
@@ -152,6 +154,10 @@ class Worker:
 
     def said(self) -> str:
         return f"--- worker {self.number} ({self.crash or 'no crash point'})\n{self.log.read_text(errors='replace')}"
+
+    def last_words(self) -> str:
+        """The end of its log in one line: why it went."""
+        return " | ".join(self.log.read_text(errors="replace").splitlines()[-LAST_LINES:])
 
     def end(self) -> None:
         """Kill it if it is still there, stopped or not."""
@@ -269,7 +275,7 @@ class Cluster:
                 continue
             self.ended.append(Ended(worker.number, code))
             fine = code < 0 or code in (0, EXIT_RESTART, EXIT_CONNECT)
-            assert fine, f"worker {worker.number} ended with {code}\n{self.said()}"
+            assert fine, f"worker {worker.number} ended with {code}: {worker.last_words()}\n{self.said()}"
             if code != 0 and self.restart:
                 if self.evict and not self.alive:
                     self.evict_members(self.members())

@@ -4,8 +4,11 @@ Not Faust's web app: that comes with pages of its own (`/`, `/router`, which sho
 port with a traceback from a service it has started already, and cannot say which port it took instead.
 """
 
+import asyncio
 import errno
 import logging
+from contextlib import ExitStack
+from socket import AI_PASSIVE, SOCK_STREAM, create_server
 
 from aiohttp import web
 
@@ -66,8 +69,18 @@ async def _listen(runner: web.AppRunner, host: str, port: int | None) -> Server:
 
 
 async def _bind(runner: web.AppRunner, host: str, port: int) -> int:
-    # No SO_REUSEPORT: two workers on one port would each get half of the scrapes.
-    await web.TCPSite(runner, host, port, reuse_port=False).start()
+    """Listen on all addresses of the host; gives the port of the first.
+
+    No SO_REUSEPORT: of two workers on one port each would get half of the scrapes.
+    """
+    found = await asyncio.get_running_loop().getaddrinfo(host, port, type=SOCK_STREAM, flags=AI_PASSIVE)
+    with ExitStack() as opened:
+        # Two processes that start at once may both bind a port, and only one can listen on it. uvloop would log that,
+        # and go on with a server that is closed already.
+        sockets = [opened.enter_context(create_server(at, family=family)) for family, _, _, _, at in found]
+        opened.pop_all()
+    for each in sockets:
+        await web.SockSite(runner, each).start()
     return int(runner.addresses[0][1])
 
 

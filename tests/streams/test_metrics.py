@@ -1,5 +1,6 @@
 """Metrics, probes and the port they are on."""
 
+import errno
 import json
 import shutil
 import socket
@@ -332,3 +333,23 @@ async def test_the_default_port_moves_when_taken(caplog: pytest.LogCaptureFixtur
     finally:
         await first.stop()
         await second.stop()
+
+
+async def test_the_default_port_moves_when_another_process_is_quicker_to_listen(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Both may bind it; the second finds out when it listens."""
+    registry, metrics = build()
+    asked: list[int] = []
+
+    def create_server(address: tuple[str, int], **options: Any) -> socket.socket:
+        asked.append(address[1])
+        if len(asked) == 1:
+            raise OSError(errno.EADDRINUSE, "Address already in use")
+        return socket.create_server(address, **options)
+
+    monkeypatch.setattr("streams.web.server.create_server", create_server)
+    server = await serve(build_pages(registry, metrics, Health()))
+    await server.stop()
+    assert asked == [PORT_DEFAULT, 0]
+    assert server.moved

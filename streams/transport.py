@@ -34,9 +34,9 @@ from faust.types.tuples import ConsumerMessage
 
 SCHEME = "touchstream-kafka"
 
-# Unacked batches of one partition number: enough that the next is ready when one is done, few enough that a
-# revocation waits for little.
-BATCHES_IN_FLIGHT = 4
+# Unacked batches of one partition number. A step takes all that there are, so there must be room for the next step's
+# beside its own: with fewer, every second step of a worker that is behind is a small one.
+BATCHES_IN_FLIGHT = 6
 # Records taken from Kafka and not yet handed out, per topic partition. Beyond it the partition is not asked for.
 TAKEN_MAX = 40_000
 # A fetch that finds nothing waits so long at the broker. Partitions that were not part of it wait with it, so this is

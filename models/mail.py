@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+import msgspec
+
 from models.accounts import decide_accounts, read_waiting
 from models.formats import FORMAT
 from models.linking import (
@@ -66,17 +68,14 @@ class Change(NamedTuple):
     append: bool
 
 
-class _ForId:
-    # Written out, as there is one for each id of a step: a dataclass takes three times as long.
-    __slots__ = ("events", "forget", "late", "messages", "named")
-
-    def __init__(self) -> None:
-        self.messages: list[Said] = []
-        self.forget: ForgetId | None = None
-        # What was said after that.
-        self.late: list[Said] = []
-        self.named: dict[str, int] = {}
-        self.events: list[Arrived | PlainTouch] = []
+class _ForId(msgspec.Struct, gc=False):
+    # There is one for each id of a step, so that what few have is made when it is needed.
+    messages: list[Said] = []
+    events: list[Arrived | PlainTouch] = []
+    named: dict[str, int] | None = None
+    forget: ForgetId | None = None
+    # What was said after that.
+    late: list[Said] | None = None
 
 
 @dataclass(slots=True)
@@ -111,13 +110,15 @@ class Mail:
             mail = self._for_id(message.id)
             if isinstance(message, ForgetId):
                 mail.forget = mail.forget or message
+                mail.late = mail.late or []
             else:
-                (mail.messages if mail.forget is None else mail.late).append(message)
+                (mail.messages if mail.late is None else mail.late).append(message)
 
     def people(self, ids: Sequence[str], record_ms: int) -> None:
         """Take the ids of one person, highest first: the owner of the highest is to take in the others."""
         if len(ids) > 1 and self._owns(ids[0]):
-            named = self._for_id(ids[0]).named
+            mail = self._for_id(ids[0])
+            named = mail.named = mail.named or {}
             for lower in ids[1:]:
                 named.setdefault(lower, record_ms)
         else:
@@ -208,7 +209,7 @@ class Mail:
                 if forget is None or person_id in forgotten or not is_somebody_else(forget, state):
                     yield from self._without(person_id, mail, state, waits, forgotten.get(person_id))
                     continue
-                state, said = sever(forget, state), mail.late
+                state, said = sever(forget, state), mail.late or []
             state = self._decided(person_id, state, said, rules, mail)
             yield None if state is stored else Change(id_subkey(person_id), write_id(state), append=False)
             if self._by_account and (mail.events or waits):
@@ -228,7 +229,7 @@ class Mail:
         self, person_id: str, state: IdState, said: Sequence[Said], rules: IdentityRules, mail: _ForId | None = None
     ) -> IdState:
         """What messages make of an id, and with `mail` all else that there is for it."""
-        named = NOBODY if mail is None else mail.named
+        named = NOBODY if mail is None or mail.named is None else mail.named
         events = () if mail is None or self._by_account else mail.events
         return decide_id(person_id, state, said, named, events, rules.ids_max, self._out, self._by_account)
 
@@ -245,15 +246,16 @@ class Mail:
         self, person_id: str, mail: _ForId, state: IdState, waits: bytes | None, at: int | None
     ) -> Iterator[Change]:
         """Decide an id that is to be forgotten, or was already: `at`."""
-        out, said = self._out, [*mail.messages, *mail.late]
+        out, late = self._out, mail.late or []
+        said = [*mail.messages, *late]
         if at is None and mail.forget is not None:
             forget_id(mail.forget, state, out)
-            at, said = mail.forget.at, mail.late
+            at, said = mail.forget.at, late
             yield Change(id_subkey(person_id), None, append=False)
         if waits is not None:
             out.dropped += read_waiting(waits)
             yield Change(waiting_subkey(person_id), None, append=False)
-        forget_others(at or 0, said, mail.named, out)
+        forget_others(at or 0, said, mail.named or NOBODY, out)
         out.dropped += all_whole(mail.events)
 
     def _for_id(self, person_id: str) -> _ForId:

@@ -7,7 +7,7 @@ stage takes: `tests/models` prove it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Literal, NamedTuple
 
 import msgspec
 
@@ -36,10 +36,9 @@ from models.wire import (
 
 Kind = Literal["touches", "conversions"]
 Header = tuple[str, bytes | None]
-# A valid raw touch without headers that names one id: offset, record time, that person id, its JSON for the crediting
-# stage up to the person, and the record (`key`, `value`). A tuple, as most records are such, which the compiled part
-# makes.
-PlainTouch = tuple[int, int, str, bytes, Any]
+# A valid raw touch without headers that names one id: offset, record time, that person id, and the record's value and
+# key. A tuple, as most records are such, which the compiled part makes.
+PlainTouch = tuple[int, int, str, bytes, bytes | None]
 
 # Headers of records on their way between owners; nobody else writes them, and they never leave the stage.
 HOPS, PERSON, FOUND = "touchstream-hops", "touchstream-person", "touchstream-found"
@@ -157,8 +156,14 @@ def own_headers(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in (HOPS, PERSON, FOUND)]
 
 
+def head_of(touch: PlainTouch) -> bytes:
+    """The JSON of a `PlainTouch` for the crediting stage, up to the person."""
+    _, record_ms, person, value, _ = touch
+    return _quick("touches", value, Route(), record_ms, b"").rekeyed.removesuffix(tail_of(person))
+
+
 def tail_of(person: str) -> bytes:
-    """What ends the JSON of a `PlainTouch` that belongs to this person."""
+    """What ends that JSON where the touch belongs to this person."""
     return b"%s%s}" % (_PERSON, _encode(person))
 
 

@@ -7,6 +7,7 @@ partition. Writing goes through `save` only: an item assignment could be neither
 """
 
 from collections.abc import ItemsView, Iterator, KeysView, Sequence, ValuesView
+from functools import cached_property
 from typing import Any, NoReturn
 
 import faust
@@ -29,13 +30,25 @@ def register_store_schemes() -> None:
         STORES.aliases[scheme] = "state.table:TableStore"
 
 
+class _Loaded:
+    """What a `load` brought; a mapping once somebody reads it as one."""
+
+    def __init__(self, subkeys: Sequence[bytes], values: Sequence[bytes | None]) -> None:
+        self._subkeys, self._values = subkeys, values
+
+    @cached_property
+    def mapping(self) -> dict[bytes, bytes | None]:
+        """By subkey."""
+        return dict(zip(self._subkeys, self._values, strict=True))
+
+
 class TableStore(Store[Key, "bytes | None"]):
     """Faust's store over a journey store: the one in the table's `options["journeys"]`, else Redis at the
     URL, whose long commands `options["pack"]` puts together.
     """
 
     def __post_init__(self) -> None:
-        self._working: dict[int, dict[bytes, bytes | None]] = {}
+        self._working: dict[int, _Loaded] = {}
         self._journeys: JourneyStore | None = None
 
     @property
@@ -65,7 +78,7 @@ class TableStore(Store[Key, "bytes | None"]):
         """See `JourneyStore.load`; the result is also the partition's working set from now on."""
         self._working.pop(partition, None)
         values = await self.journeys.load(partition, token, applied, subkeys)
-        self._working[partition] = dict(zip(subkeys, values, strict=True))
+        self._working[partition] = _Loaded(subkeys, values)
         return values
 
     async def save(
@@ -94,21 +107,21 @@ class TableStore(Store[Key, "bytes | None"]):
     def __getitem__(self, key: Key) -> bytes | None:
         partition, subkey = key
         try:
-            return self._working[partition][subkey]
+            return self._working[partition].mapping[subkey]
         except KeyError:
             raise KeyError(_outside(key)) from None
 
     def __contains__(self, key: object) -> bool:
         match key:
             case (int(partition), bytes(subkey)):
-                return subkey in self._working.get(partition, ())
+                return partition in self._working and subkey in self._working[partition].mapping
         return False
 
     def __iter__(self) -> Iterator[Key]:
-        return ((partition, subkey) for partition, loaded in self._working.items() for subkey in loaded)
+        return ((partition, subkey) for partition, loaded in self._working.items() for subkey in loaded.mapping)
 
     def __len__(self) -> int:
-        return sum(map(len, self._working.values()))
+        return sum(len(loaded.mapping) for loaded in self._working.values())
 
     # Faust's mapping looks for these three in a dict of its own otherwise
     def keys(self) -> KeysView[Key]:

@@ -122,6 +122,9 @@ class CompiledPublisher(Publisher):
     def _new_output(self, partition: int, producer: AIOKafkaProducer) -> Output:
         return CompiledOutput(self._native, partition, self._places(partition))
 
+    def _owner_of(self, key: bytes, partitions: int) -> int:
+        return self._native.owner_of(key, partitions)
+
     def _batches(self, producer: AIOKafkaProducer, rows: list[Row]) -> list[Any]:
         native, there = self._native, self._native.batches(BATCH_BYTES)
         for record_ms, key, value, _ in rows:

@@ -315,11 +315,14 @@ class CreditTask(PartitionTask[Taken, Decided]):
             if key not in keys and key not in moves.forgotten and all(move.is_plain for move, _ in moved)
         ]
         states = await self._read_store([state_key(key) for key in plain]) if plain else []
-        return {
-            key: [touch for move, _ in moves.arriving.pop(key) for touch in move.touches]
-            for key, state in zip(plain, states, strict=True)
-            if state is None
-        }
+        found = {}
+        for key, state in zip(plain, states, strict=True):
+            if state is None:
+                touches = [touch for move, _ in moves.arriving.pop(key) for touch in move.touches]
+                # Mostly there are none: the news of a merge is all that came.
+                if touches:
+                    found[key] = touches
+        return found
 
     async def _give_up(self, taken: Taken, moves: Moves, decided: Decided) -> None:
         """End what waits for a create for too long, as of the conversions of this step."""
@@ -406,8 +409,9 @@ class CreditTask(PartitionTask[Taken, Decided]):
         merged, forgotten = bool(self._applied.merged), bool(self._applied.forgotten)
         if not merged and not forgotten:
             return
-        keys = list(dict.fromkeys([*(t[2] for t in taken.touches), *events, *(m.key for m in taken.moves)]))
-        unsure = [key for key in keys if key not in self._unmerged] if merged else []
+        named = {touch[2] for touch in taken.touches}
+        named.update(events, [move.key for move in taken.moves])
+        keys, unsure = list(named), list(named - self._unmerged) if merged else []
         subkeys = [forward_key(key) for key in unsure]
         if forgotten:
             subkeys += await self._marks.subkeys(keys)

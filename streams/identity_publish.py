@@ -87,7 +87,7 @@ class CompiledRelayPublisher(CompiledPublisher, RelayPublisher):
         append, deliver, owner_of = self._native.append, self._native.deliver, self._native.owner_of
         for each in output.relayed:
             topic = "touches" if isinstance(each, Deliveries) else each.topic
-            place = topic, partition if topic in OWNED else owner_of(each.key.decode(), counts[topic])
+            place = topic, partition if topic in OWNED else owner_of(each.key, counts[topic])
             there = found.get(place)
             if there is None:
                 there = found[place] = self._native.batches(BATCH_BYTES)

@@ -10,13 +10,13 @@ from typing import Any, NamedTuple, NewType, Protocol, cast
 from state.connection import Part
 
 # What `native/c/fast.c` calls INTERFACE: another number is of another version of this program.
-INTERFACE = 2
+INTERFACE = 3
 MODULE = "touchstream_native.fast"
 
 # As in `streams.decode`.
 TakenTouch = tuple[int, int, bytes, int, bytes]
 # As in `models.raw`.
-PlainTouch = tuple[int, int, str, bytes, Any]
+PlainTouch = tuple[int, int, str, bytes, bytes | None]
 Batches = NewType("Batches", object)
 # Records of one batch, compressed; their size before; their number; record time of the first; latest record time.
 Written = tuple[bytes, int, int, int, int]

@@ -9,6 +9,7 @@ import asyncio
 import logging
 import os
 import sys
+import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -37,6 +38,8 @@ __all__ = ["Applied", "Limits", "PartitionTask", "StartError", "fail", "leave"]
 log = logging.getLogger("touchstream.processor")
 
 IDLE_WAIT_S = 1.0
+# A worker that is far behind waits so long for more records before it begins a step.
+FILL_S = 0.25
 FINISH_TRIES = 3
 
 
@@ -176,6 +179,7 @@ class PartitionTask(Steps[Taken, Decided]):
             return
         if not self._inbox:
             await self._wait(self._wait_s())
+        await self._fill()
         events, batches = self._next_batches()
         self._busy = True
         try:
@@ -189,6 +193,16 @@ class PartitionTask(Steps[Taken, Decided]):
                 self._ack(event)
         finally:
             self._busy = False
+
+    async def _fill(self) -> None:
+        """Let a step of a worker that is far behind become a large one: a journey is read and written once a step."""
+        until_s = time.monotonic() + FILL_S
+        while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
+            count = sum(event.message.value.count for event in self._inbox)
+            missing = self._limits.step_records - count
+            if not count or missing <= 0 or not self._owned_by().is_to_come(self.partition, missing):
+                break
+            await self._wait(left_s)
 
     async def _wait(self, seconds: float) -> None:
         self._wake.clear()

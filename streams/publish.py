@@ -322,9 +322,12 @@ class Publisher:
             topic = self._topics[kind]
             if topic not in counts:
                 counts[topic] = len(await producer.partitions_for(topic))
-            place = owner_of(key.decode(), counts[topic])
+            place = self._owner_of(key, counts[topic])
             found.setdefault((topic, place), []).append((now_ms, key, value, []))
         return {place: self._batches(producer, rows) for place, rows in found.items()}
+
+    def _owner_of(self, key: bytes, partitions: int) -> int:
+        return owner_of(key.decode(), partitions)
 
     def _batches(self, producer: AIOKafkaProducer, rows: list[Row]) -> list[Any]:
         return batches(producer, rows)

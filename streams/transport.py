@@ -440,6 +440,13 @@ class Consumer(driver.Consumer):
         """The last stable offset of tp as the broker's latest answer gave it; None before the first."""
         return _end_of(self._state(tp))
 
+    def is_to_come(self, partition: int, records: int) -> bool:
+        """Whether so many more records of a partition number are known to lie there, and may be handed out now."""
+        if self._in_flight[partition] >= BATCHES_IN_FLIGHT:
+            return False
+        places = [tp for topic in self._owner.inputs if (tp := TP(topic, partition)) not in self._held_back]
+        return sum(max(0, (self.known_end(tp) or 0) - self._next.get(tp, 0)) for tp in places) >= records
+
     def _state(self, tp: TP) -> Any:
         thread: Any = self._thread
         return thread._consumer._subscription.subscription.assignment.state_value(tp)

@@ -2,7 +2,8 @@
  *
  * Plain is what is plain of a touch (touches.h), with one id that is no e-mail address, and without headers: those are
  * of records on their way between owners. The JSON is that of Python up to the person, who stands last in it, as who
- * that is shows only when the state of the id is known. */
+ * that is shows only when the state of the id is known; by then it is read once more, which costs less than to keep it
+ * beside the record. */
 #ifndef RAW_H
 #define RAW_H
 
@@ -52,19 +53,32 @@ static bool id_of(const Text texts[TEXTS], Text *id, size_t *start) {
     return found == 1 && *start + (size_t)id->size <= ID_BYTES_MAX;
 }
 
-/* The JSON of the raw touch in `value` for the crediting stage, up to its person, and the person id behind it.
- * False: in doubt. */
-static bool head_of(Text value, int64_t record_ms, Buffer *b, size_t *head_size) {
-    Text texts[TEXTS] = {{NULL, 0}}, time, id = {NULL, 0};
+/* A plain raw touch: its texts, its time as it is written, its one id, and what stands before that in a person id. */
+typedef struct {
+    Text texts[TEXTS], time, id;
     size_t start;
+} Raw;
+
+/* Read the raw touch in `value`. False: in doubt. */
+static bool read_raw(Text value, int64_t record_ms, Raw *raw) {
     int64_t occurred_ms;
+    const Text *texts = raw->texts;
+    memset(raw, 0, sizeof *raw);
     if (value.size > RECORD_BYTES_MAX || record_ms < 0 || record_ms > RECORD_MS_MAX) return false;
-    if (!read_touch(RAW_NAMES, value, texts, &time, &occurred_ms) || !id_of(texts, &id, &start)) return false;
+    if (!read_touch(RAW_NAMES, value, raw->texts, &raw->time, &occurred_ms)) return false;
+    if (!id_of(texts, &raw->id, &raw->start)) return false;
     if (!texts[EVENT_ID].size || texts[EVENT_ID].size > ID_BYTES_MAX || texts[ACCOUNT_ID].size > ID_BYTES_MAX) return false;
-    if (occurred_ms < EARLIEST_MS || occurred_ms > record_ms + AHEAD_MAX_MS || has_many_brackets(value)) return false;
-    /* Each part stands in the record too, with its name. Beside the id, `start` and what `"occurred_at":` may lack. */
+    return occurred_ms >= EARLIEST_MS && occurred_ms <= record_ms + AHEAD_MAX_MS && !has_many_brackets(value);
+}
+
+/* The JSON of the raw touch in `value` for the crediting stage, up to its person. False: it is not plain, or no memory. */
+static bool head_of(Text value, int64_t record_ms, Buffer *b) {
+    Raw raw;
+    if (!read_raw(value, record_ms, &raw)) return false;
+    const Text *texts = raw.texts, time = raw.time;
+    /* Each part stands in the record too, with its name, but for what `"occurred_at":` may lack. */
     b->size = 0;
-    if (!reserve(b, (size_t)value.size + ID_BYTES_MAX + 64)) return false;
+    if (!reserve(b, (size_t)value.size + 64)) return false;
     uint8_t *o = PUT_LITERAL(b->at, "{\"event_id\":\"");
     o = put(o, texts[EVENT_ID].at, (size_t)texts[EVENT_ID].size);
     o = PUT_LITERAL(o, "\",\"occurred_at\":");
@@ -78,11 +92,17 @@ static bool head_of(Text value, int64_t record_ms, Buffer *b, size_t *head_size)
         *o++ = '"';
     }
     *o++ = ',';
-    *head_size = (size_t)(o - b->at);
-    o = put(o, ANONYMOUS, start);
-    o = put(o, id.at, (size_t)id.size);
     b->size = (size_t)(o - b->at);
     return true;
+}
+
+/* The person id that a raw touch names. */
+static PyObject *person_of(const Raw *raw) {
+    char text[ID_BYTES_MAX];
+    size_t size = raw->start + (size_t)raw->id.size; /* which `id_of` has bounded */
+    memcpy(text, ANONYMOUS, raw->start);
+    memcpy(text + raw->start, raw->id.at, (size_t)raw->id.size);
+    return PyUnicode_DecodeUTF8(text, (Py_ssize_t)size, NULL);
 }
 
 static PyObject *name_headers;
@@ -90,29 +110,25 @@ static PyObject *name_headers;
 /* A PlainTouch of models/raw.py. */
 static PyStructSequence_Field RAW_FIELDS[] = {
     {"offset", NULL}, {"timestamp", "record time, epoch ms"}, {"person", "person id"},
-    {"head", "JSON for the crediting stage, up to the person"}, {"record", NULL}, {NULL, NULL},
+    {"value", "JSON, as it came"}, {"key", NULL}, {NULL, NULL},
 };
 static PyStructSequence_Desc RAW = {"touchstream_native.fast.RawTouch", "A raw touch that was read.", RAW_FIELDS, 5};
 static PyObject *raw_type;
 
-/* (offset, record time, person id, JSON up to the person, record) as models/raw.py has it; NULL with an error where that
- * failed, without one where the record is in doubt. */
+/* (offset, record time, person id, value, key) as models/raw.py has it; NULL with an error where that failed, without one
+ * where the record is in doubt. */
 static PyObject *plain_touch(PyObject *record, bool by_account) {
     (void)by_account;
-    static Buffer b; /* nothing between head_of and the making of the objects can run Python code */
     PyObject *owner = NULL, *headers = PyObject_GetAttr(record, name_headers), *stamp = NULL, *touch = NULL;
     Text value;
-    size_t head_size;
+    Raw raw;
     bool is_plain = headers && PyObject_IsTrue(headers) == 0;
     if (is_plain) stamp = PyObject_GetAttr(record, name_timestamp);
     long long record_ms = stamp ? PyLong_AsLongLong(stamp) : -1;
-    if (is_plain && stamp && bytes_of(record, name_value, &owner, &value) && head_of(value, record_ms, &b, &head_size)) {
-        const char *at = (const char *)b.at;
-        PyObject *person = PyUnicode_DecodeUTF8(at + head_size, (Py_ssize_t)(b.size - head_size), NULL);
-        PyObject *head = PyBytes_FromStringAndSize(at, (Py_ssize_t)head_size);
-        Py_IncRef(record);
-        PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, person, head, record};
-        stamp = NULL;
+    if (is_plain && stamp && bytes_of(record, name_value, &owner, &value) && read_raw(value, record_ms, &raw)) {
+        PyObject *offset = PyObject_GetAttr(record, name_offset), *key = PyObject_GetAttr(record, name_key);
+        PyObject *parts[5] = {offset, stamp, person_of(&raw), owner, key};
+        stamp = owner = NULL;
         touch = new_touch(raw_type, parts);
     } else {
         PyErr_Clear(); /* Python will meet it again */
@@ -148,8 +164,9 @@ static PyObject *unpack_raw(PyObject *self, PyObject *const *args, Py_ssize_t co
  * Writes their records under this key, each with the rest of its JSON. */
 static PyObject *deliver(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
-    char *key, *tail, *head;
-    Py_ssize_t key_size, tail_size, head_size;
+    static Buffer head; /* nothing between head_of and the use of it can run Python code */
+    char *key, *tail, *found;
+    Py_ssize_t key_size, tail_size, found_size;
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "deliver takes 4 arguments");
         return NULL;
@@ -157,17 +174,22 @@ static PyObject *deliver(PyObject *self, PyObject *const *args, Py_ssize_t count
     Batches *all = PyCapsule_GetPointer(args[0], BATCHES);
     if (!all || PyBytes_AsStringAndSize(args[1], &key, &key_size)) return NULL;
     if (PyBytes_AsStringAndSize(args[2], &tail, &tail_size)) return NULL;
-    Py_ssize_t size = PyList_Size(args[3]);
-    for (Py_ssize_t i = 0; i < size; i++) {
+    Py_ssize_t touches = PyList_Size(args[3]);
+    for (Py_ssize_t i = 0; i < touches; i++) {
         PyObject *touch = PyList_GetItem(args[3], i); /* borrowed, as all below */
         PyObject *stamp = touch ? PyTuple_GetItem(touch, 1) : NULL, *text = stamp ? PyTuple_GetItem(touch, 3) : NULL;
         long long ms = text ? PyLong_AsLongLong(stamp) : -1;
-        if (PyErr_Occurred() || PyBytes_AsStringAndSize(text, &head, &head_size)) return NULL;
-        uint8_t *o = begin_record(all, ms, (size_t)key_size, head_size + tail_size, 1);
+        if (PyErr_Occurred() || PyBytes_AsStringAndSize(text, &found, &found_size)) return NULL;
+        if (!head_of((Text){(const uint8_t *)found, found_size}, ms, &head)) {
+            PyErr_SetString(PyExc_ValueError, "deliver takes plain raw touches");
+            return NULL;
+        }
+        ssize_t size = (ssize_t)head.size + tail_size;
+        uint8_t *o = begin_record(all, ms, (size_t)key_size, size, 1);
         if (!o) return PyErr_NoMemory();
         o = put(o, key, (size_t)key_size);
-        o = put_varint(o, head_size + tail_size);
-        o = put(o, head, (size_t)head_size);
+        o = put_varint(o, size);
+        o = put(o, head.at, head.size);
         o = put(o, tail, (size_t)tail_size);
         *o = 0; /* no headers */
     }

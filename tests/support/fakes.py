@@ -296,6 +296,9 @@ class Consumer:
     def known_end(self, tp: TP) -> int | None:
         return self._kafka.logs[tp].end
 
+    def is_to_come(self, partition: int, records: int) -> bool:
+        return False
+
     def incarnation(self, partition: int) -> int:
         return self._incarnation
 

@@ -40,6 +40,7 @@ log = logging.getLogger("touchstream.processor")
 IDLE_WAIT_S = 1.0
 # A worker that is far behind waits so long for more records before it begins a step.
 FILL_S = 0.25
+SHORTEST_S = 0.001
 FINISH_TRIES = 3
 
 
@@ -197,7 +198,7 @@ class PartitionTask(Steps[Taken, Decided]):
     async def _fill(self) -> None:
         """Let a step of a worker that is far behind become a large one: a journey is read and written once a step."""
         until_s = time.monotonic() + FILL_S
-        while not self._stopping and (left_s := until_s - time.monotonic()) > 0:
+        while not self._stopping and (left_s := until_s - time.monotonic()) > SHORTEST_S:
             count = sum(event.message.value.count for event in self._inbox)
             missing = self._limits.step_records - count
             if not count or missing <= 0 or not self._owned_by().is_to_come(self.partition, missing):

@@ -195,6 +195,48 @@ class TestOrderOfEffects:
 
         runner.run(story())
 
+    def test_a_task_that_is_far_behind_waits_to_fill_a_step(self, runner: asyncio.Runner) -> None:
+        """A step takes what comes in the meantime, and begins at once where less is to come than it has room for."""
+
+        async def story() -> None:
+            desk = Desk(step_records=4)
+            await desk.claim()
+            for n in range(9):
+                desk.touch(f"t{n}")
+            desk.task.start()
+            desk.consumer.fetch(TOUCHES, 9)
+            taken = []
+            for to_come, waits in ((7, True), (5, False), (1, False), (0, False)):
+                event = desk.consumer.batch(2, 0)
+                desk.consumer.to_come = to_come
+                assert desk.task.take(event)
+                taken.append(event)
+                if not waits:
+                    await eventually(lambda event=event: event.message.acked)
+            assert [report.touches_accepted for report in desk.reports] == [4, 2, 2]
+            await desk.task.stop()
+
+        runner.run(story())
+
+    def test_a_step_is_not_waited_for_longer_than_that(self, runner: asyncio.Runner) -> None:
+        """What was told of may never come: the records that are there are taken all the same."""
+
+        async def story() -> None:
+            desk = Desk(step_records=4)
+            await desk.claim()
+            desk.touch("t")
+            desk.task.start()
+            desk.consumer.fetch(TOUCHES, 9)
+            desk.consumer.to_come = 1_000
+            started_s = asyncio.get_running_loop().time()
+            event = desk.consumer.batch(2, 0)
+            assert desk.task.take(event)
+            await eventually(lambda: event.message.acked)
+            assert asyncio.get_running_loop().time() - started_s >= processor.FILL_S
+            await desk.task.stop()
+
+        runner.run(story())
+
     def test_nothing_is_saved_when_publish_is_refused(self, runner: asyncio.Runner) -> None:
         """A refused transaction leaves the journeys as they are, and the batch is decided again from the log."""
 

@@ -12,8 +12,9 @@ from aiokafka.consumer.fetcher import FetchResult
 from aiokafka.consumer.subscription_state import TopicPartitionState
 from faust.types import TP
 
-from streams import transport
-from streams.transport import BROKEN_MAX, Batch, BrokenSequence, Chunk, Consumer
+from streams import fetched, transport
+from streams.fetched import Chunk
+from streams.transport import BATCHES_IN_FLIGHT, BROKEN_MAX, Batch, BrokenSequence, Consumer
 
 TOUCHES, CONVERSIONS = TP("touches", 0), TP("conversions", 0)
 
@@ -93,8 +94,8 @@ class Case(NamedTuple):
 
 def install_for_one_test(monkeypatch: pytest.MonkeyPatch) -> None:
     """What it changes in aiokafka would change the consumers of the tests that follow in this process."""
-    monkeypatch.setattr(aiokafka_fetcher.PartitionRecords, "_consumer_record", transport._consumer_record)
-    monkeypatch.setattr(aiokafka_fetcher.FetchResult, "getall", transport._get_all)
+    monkeypatch.setattr(aiokafka_fetcher.PartitionRecords, "_consumer_record", fetched._consumer_record)
+    monkeypatch.setattr(aiokafka_fetcher.FetchResult, "getall", fetched._get_all)
     transport.install()
 
 
@@ -140,6 +141,20 @@ async def test_chunks_are_handed_out_in_their_order(case: Case) -> None:
     case.thread.answers = [{TOUCHES: chunk(0, 4)}, {TOUCHES: chunk(5, 5)}]
     assert await all_handed_out(case.consumer) == [0, 1, 2, 3, 4, 5]
     assert case.thread.moves == []
+
+
+async def test_what_is_to_come_is_what_may_be_handed_out(case: Case) -> None:
+    """Records beyond those handed out count where their topic is not held back and the window has room."""
+    consumer = case.consumer
+    case.thread.answers = [{TOUCHES: chunk(0, 99)}]
+    assert await handed_out(consumer) == list(range(100))
+    assert consumer.is_to_come(0, 1_900)  # 900 touches and 1,000 conversions
+    assert not consumer.is_to_come(0, 1_901)
+    consumer.hold_back(CONVERSIONS, True)
+    assert consumer.is_to_come(0, 900)
+    assert not consumer.is_to_come(0, 901)
+    consumer._in_flight[0] = BATCHES_IN_FLIGHT
+    assert not consumer.is_to_come(0, 1)
 
 
 async def test_nothing_is_fetched_while_a_partition_is_being_claimed(case: Case) -> None:
@@ -284,9 +299,9 @@ class Assignment:
     def state_value(self, _tp: TP) -> TopicPartitionState:
         return self.state
 
-    def fetch(self, *fetched: Any) -> Any:
-        result = FetchResult(TOUCHES, assignment=self, partition_records=Fetched(*fetched), backoff=0)
-        return transport._get_all(result)
+    def fetch(self, *found: Any) -> Any:
+        result = FetchResult(TOUCHES, assignment=self, partition_records=Fetched(*found), backoff=0)
+        return fetched._get_all(result)
 
 
 async def test_chunks_join_across_markers() -> None:

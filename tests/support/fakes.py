@@ -20,7 +20,7 @@ from faust.types import TP
 
 from state.memory import MemoryStore
 from state.store import Writes
-from streams import credit_task, decode, patience, step
+from streams import credit_task, decode, patience, processor, step
 from streams.native import Native
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain
 from streams.topics import Topics
@@ -273,6 +273,8 @@ class Consumer:
         self.handed: list[Message] = []
         self.put_back = 0
         self.went_back = False
+        # What the broker has told of beyond what was handed out.
+        self.to_come = 0
 
     # -- what the task asks
 
@@ -297,7 +299,7 @@ class Consumer:
         return self._kafka.logs[tp].end
 
     def is_to_come(self, partition: int, records: int) -> bool:
-        return False
+        return records <= self.to_come
 
     def incarnation(self, partition: int) -> int:
         return self._incarnation
@@ -457,6 +459,7 @@ def virtual_time() -> Iterator[asyncio.Runner]:
     clock = Clock()
     with (
         mock.patch.object(credit_task, "time", clock),
+        mock.patch.object(processor, "time", clock),
         mock.patch.object(step, "time", clock),
         mock.patch.object(decode, "time", clock),
         mock.patch.object(patience, "time", clock),

@@ -34,7 +34,7 @@ from models.formats import Codec, Form, first_element
 from models.identity import ANONYMOUS, EMAIL, higher, is_higher
 from models.moving import Forget, Merge, write_move
 from models.outcome import Reason, Rejected, shorten
-from models.raw import FOUND, HOPS, PERSON, Header, PlainTouch, RawEvent, head_of, own_headers, renamed, tail_of
+from models.raw import FOUND, HOPS, PERSON, Header, PlainTouch, RawEvent, event_of, own_headers, renamed, tail_of
 from models.splitting import next_incarnation
 
 STATE_VERSION = 1
@@ -208,10 +208,9 @@ class Arrived(msgspec.Struct, gc=False):
 
 
 def whole(touch: PlainTouch) -> Arrived:
-    """A plain touch as every other raw event."""
-    offset, record_ms, person, value, key = touch
-    event = RawEvent("touches", (person,), person, head_of(touch) + tail_of(person), 0)
-    return Arrived(event, offset, record_ms, key, value, ())
+    """A plain touch as what every other raw event arrives as."""
+    offset, record_ms, _, value, key = touch
+    return Arrived(event_of(touch), offset, record_ms, key, value, ())
 
 
 def all_whole(events: Iterable[Arrived | PlainTouch]) -> list[Arrived]:
@@ -239,7 +238,9 @@ class Deliveries(msgspec.Struct, gc=False):
     def sends(self) -> Iterator[Send]:
         """The same, record by record."""
         for touch in self.touches:
-            yield Send("touches", self.key, head_of(touch) + self.tail, (), touch[1])
+            _, record_ms, person, _, _ = touch
+            head = event_of(touch).rekeyed.removesuffix(tail_of(person))
+            yield Send("touches", self.key, head + self.tail, (), record_ms)
 
 
 @dataclass(slots=True)

@@ -156,14 +156,14 @@ def own_headers(headers: Sequence[Header]) -> list[Header]:
     return [header for header in headers if header[0] not in (HOPS, PERSON, FOUND)]
 
 
-def head_of(touch: PlainTouch) -> bytes:
-    """The JSON of a `PlainTouch` for the crediting stage, up to the person."""
-    _, record_ms, person, value, _ = touch
-    return _quick("touches", value, Route(), record_ms, b"").rekeyed.removesuffix(tail_of(person))
+def event_of(touch: PlainTouch) -> RawEvent:
+    """A `PlainTouch` as every other raw event."""
+    _, record_ms, _, value, _ = touch
+    return decode_raw("touches", value, (), record_ms, b"")
 
 
 def tail_of(person: str) -> bytes:
-    """What ends that JSON where the touch belongs to this person."""
+    """What ends the JSON of a `PlainTouch` for the crediting stage where it belongs to this person."""
     return b"%s%s}" % (_PERSON, _encode(person))
 
 

@@ -7,7 +7,7 @@ from typing import Any
 from aiokafka import AIOKafkaProducer
 
 from models.linking import Deliveries, Send
-from streams.batches import Row, batches, owner_of
+from streams.batches import Row, batches
 from streams.compiled import NO_PACKED_HEADERS, CompiledPublisher, packed, varint, written
 from streams.native import Batches
 from streams.publish import BATCH_BYTES, Output, Publisher, Refused
@@ -69,7 +69,7 @@ class RelayPublisher(Publisher):
             # What is said of one id comes together.
             if send.key != key or send.topic != topic:
                 topic, key = send.topic, send.key
-                place = partition if topic in OWNED else owner_of(key.decode(), counts[topic])
+                place = partition if topic in OWNED else self._owner_of(key, counts[topic])
                 there = found.setdefault((topic, place), [])
             # The builder wants a list.
             headers = list(send.headers) if send.headers else NO_HEADERS

@@ -9,7 +9,6 @@ import asyncio
 import logging
 import os
 import sys
-import time
 import uuid
 from collections import deque
 from collections.abc import Mapping, Sequence
@@ -40,7 +39,6 @@ log = logging.getLogger("touchstream.processor")
 IDLE_WAIT_S = 1.0
 # A worker that is far behind waits so long for more records before it begins a step.
 FILL_S = 0.25
-SHORTEST_S = 0.001
 FINISH_TRIES = 3
 
 
@@ -197,13 +195,18 @@ class PartitionTask(Steps[Taken, Decided]):
 
     async def _fill(self) -> None:
         """Let a step of a worker that is far behind become a large one: a journey is read and written once a step."""
-        until_s = time.monotonic() + FILL_S
-        while not self._stopping and (left_s := until_s - time.monotonic()) > SHORTEST_S:
-            count = sum(event.message.value.count for event in self._inbox)
-            missing = self._limits.step_records - count
-            if not count or missing <= 0 or not self._owned_by().is_to_come(self.partition, missing):
-                break
-            await self._wait(left_s)
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FILL_S):
+                while self._may_fill():
+                    self._wake.clear()
+                    await self._wake.wait()
+
+    def _may_fill(self) -> bool:
+        """Whether a step that could begin is not full, and what it lacks is to come."""
+        if self._stopping or not self._inbox:
+            return False
+        missing = self._limits.step_records - sum(event.message.value.count for event in self._inbox)
+        return missing > 0 and self._owned_by().is_to_come(self.partition, missing)
 
     async def _wait(self, seconds: float) -> None:
         self._wake.clear()

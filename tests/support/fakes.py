@@ -20,7 +20,7 @@ from faust.types import TP
 
 from state.memory import MemoryStore
 from state.store import Writes
-from streams import credit_task, decode, patience, processor, step
+from streams import credit_task, decode, patience, step
 from streams.native import Native
 from streams.publish import DeadLetter, Output, Refused, Superseded, Uncertain
 from streams.topics import Topics
@@ -459,7 +459,6 @@ def virtual_time() -> Iterator[asyncio.Runner]:
     clock = Clock()
     with (
         mock.patch.object(credit_task, "time", clock),
-        mock.patch.object(processor, "time", clock),
         mock.patch.object(step, "time", clock),
         mock.patch.object(decode, "time", clock),
         mock.patch.object(patience, "time", clock),

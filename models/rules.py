@@ -64,6 +64,9 @@ class Rules:
         )
         # The same where a whole journey is published again: its conversions are then as old as a touch may be.
         self.whole_ms = max(2 * self.retention_ms, self.reach_ms)
+        # Whether anything but a merge can change a conversion when its `corrections` are over. Then a merge is told to
+        # its journey even if nothing comes with it, as it ends that.
+        self.merges_seal = any(max(self._changes_ms(p), self.lateness_of(p)) > p.corrections_ms for p in policies)
         # How long a record can lie in a topic and still be read: as long as topics keep it.
         self.unread_ms = self.retention_ms + TOPICS_MARGIN_MS
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.

@@ -23,7 +23,7 @@ from models.journey import (
     write_state,
 )
 from models.linking import forget_where
-from models.moving import Merge, Move, write_move
+from models.moving import Merge, write_move
 from models.outcome import Reason
 from models.rules import Rules
 from state.store import Writes
@@ -159,10 +159,8 @@ class Deciding:
     def leaves(self, key: bytes, blobs: Sequence[bytes | None], span: range, merge: Merge, record_ms: int) -> None:
         """Send a journey on to the person it belongs to; `blobs` as in `journey`."""
         self.report.merged += 1
-        if not any(blobs):
-            # Most visitors have nothing when they are merged; what `leave` gives then is the news of the merge alone.
-            news = Move(merge.into, merge.person_id, self.conversions.partition, merged_ms=record_ms)
-            self.decided.output.sends.append(("moves", *write_move(news)))
+        if not any(blobs) and not self.rules.merges_seal:
+            # Most visitors have nothing when they are merged, and then there is nothing to say.
             return
         journey = stored([read_frames(blob) for blob in blobs[1:] if blob], read_state(blobs[0]))
         partition = self.conversions.partition

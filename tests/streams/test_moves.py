@@ -244,18 +244,53 @@ def test_a_merge_read_twice_is_one(runner: asyncio.Runner, together: bool) -> No
 
 
 def test_a_merge_of_somebody_unknown_is_remembered(runner: asyncio.Runner) -> None:
-    """Nothing is published, and the news travels on; what comes later is sent on."""
+    """Nothing is published, and there is nothing to send; what comes later is sent on."""
 
     async def story() -> None:
         desk = await claimed()
         desk.move(Merge(ANN, UMA))
         await rest(desk)
-        assert (desk.kafka.credits, len(desk.kafka.logs[MOVES].records)) == ([], 2)
+        assert (desk.kafka.credits, len(desk.kafka.logs[MOVES].records)) == ([], 1)
         desk.touch("ad", person_id=ANN)
         desk.conversion("c", person_id=UMA)
         await rest(desk)
         assert desk.view().keys() == {"c|linear|ad"}
         check(desk, {ANN: UMA})
+
+    runner.run(story())
+
+
+SHORT = {"models": ["linear"], "allowed_lateness": "7d"}
+
+
+@pytest.mark.parametrize(
+    ("attribution", "is_told"),
+    [
+        (SHORT | {"corrections": "8d"}, False),
+        (SHORT | {"corrections": "7d"}, False),
+        (SHORT | {"corrections": "6d"}, True),
+        (SHORT | {"corrections": "8d", "touch_reuse": "reset_after_conversion"}, True),
+    ],
+    ids=["longer", "as long", "shorter", "depends on others"],
+)
+def test_a_merge_of_nobody_is_told_where_it_ends_what_can_change(
+    runner: asyncio.Runner, attribution: dict[str, Any], is_told: bool
+) -> None:
+    """A merge ends what can change in old conversions; where nothing can by then, nobody needs to hear of it."""
+
+    async def story() -> None:
+        desk = Desk(attribution=attribution)
+        await desk.claim()
+        desk.conversion("c", person_id=UMA)
+        await rest(desk)
+        desk.now_ms += 6 * DAY_MS + DAY_MS // 2
+        desk.move(Merge(ANN, UMA))
+        await rest(desk)
+        assert len(desk.kafka.logs[MOVES].records) == 1 + is_told
+        desk.touch("late", desk.now_ms - 8 * DAY_MS, person_id=UMA)
+        await rest(desk)
+        sealed = attribution["corrections"] == "6d"
+        assert desk.view().keys() == ({"c|linear|"} if sealed else {"c|linear|late"})
 
     runner.run(story())
 

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from state.keys import APPLIED, OWNER, RESERVED, check_app, prefix
-from state.store import Fenced, Lost, Unreachable, Writes, check_save
+from state.store import FOR_GOOD, Fenced, Lost, Unreachable, Writes, check_save
 
 NEVER_MS = 1 << 62
 
@@ -61,7 +61,7 @@ class MemoryStore:
         now = self._now_ms()
         grown = [subkey for subkey, value in writes.appended() if self._append(pre + subkey, value, now, writes)]
         for subkey, value in writes.puts.items():
-            self._set(pre + subkey, value, now + writes.put_ttl_ms)
+            self._set(pre + subkey, value, NEVER_MS if writes.put_ttl_ms == FOR_GOOD else now + writes.put_ttl_ms)
         for subkey in writes.deletes:
             self._forget(pre + subkey)
         self.data[pre + APPLIED] = next_applied

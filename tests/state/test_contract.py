@@ -1,5 +1,6 @@
 """The contract that every journey store keeps; the same tests for memory, Valkey, Redis and a Redis Cluster."""
 
+import math
 from typing import Any
 
 import pytest
@@ -202,6 +203,18 @@ async def test_put_sets_life_each_time(backend: Backend) -> None:
     assert await backend.raw(3, b"a") == b"23"
 
 
+@pytest.mark.parametrize("renew_below_ms", [0, DAY])
+async def test_put_for_good(backend: Backend, renew_below_ms: int) -> None:
+    """Without a time to live a value stays, also where the key had one before, and appends after it change nothing."""
+    await begun(backend)
+    await backend.store.save(3, MINE, b"0,0", b"1,0", Writes(appends={b"a": b"1"}, append_ttl_ms=DAY))
+    await backend.store.save(3, MINE, b"1,0", b"2,0", Writes(puts={b"a": b"2", b"b": b"3"}))
+    writes = Writes(appends={b"a": b"4"}, append_ttl_ms=DAY, renew_below_ms=renew_below_ms)
+    await backend.store.save(3, MINE, b"2,0", b"3,0", writes)
+    assert [await backend.ttl_ms(3, key) for key in (b"a", b"b")] == [math.inf, math.inf]
+    assert await backend.raw(3, b"a") == b"24"
+
+
 async def test_expired_key_is_gone(backend: Backend) -> None:
     """A key past its life is loaded as absent, and an append starts it anew."""
     await begun(backend)
@@ -280,7 +293,8 @@ BAD = [
     Writes(appends_under={b"t:": {b"a": b"1"}}, puts={b"t:a": b"1"}),
     Writes(appends_under={b"t:": {b"a": b"1"}}, deletes=[b"t:a"]),
     Writes(appends_under={b"t:": {b"a": b"1"}}, appends={b"t:a": b"1"}),
-    Writes(puts={b"a": b"1"}, put_ttl_ms=0),
+    Writes(puts={b"a": b"1"}, put_ttl_ms=-1),
+    Writes(appends={b"a": b"1"}, append_ttl_ms=0),
     Writes(appends={b"a": b"1"}, append_ttl_ms=-1),
     Writes(appends={b"a": b"1"}, append_ttl_ms=5, renew_below_ms=6),
     Writes(puts={b"a": b"1"}, put_ttl_ms=1 << 63),

@@ -209,13 +209,17 @@ class Arrived(msgspec.Struct, gc=False):
 
 def whole(touch: PlainTouch) -> Arrived:
     """A plain touch as what every other raw event arrives as."""
-    offset, record_ms, _, value, key = touch
-    return Arrived(event_of(touch), offset, record_ms, key, value, ())
+    return Arrived(event_of(touch), touch.offset, touch.timestamp, touch.key, touch.value, ())
 
 
-def all_whole(events: Iterable[Arrived | PlainTouch]) -> list[Arrived]:
-    """Raw events of both kinds as those of one."""
-    return [whole(event) if isinstance(event, tuple) else event for event in events]
+def all_whole(plain: Iterable[PlainTouch], events: Sequence[Arrived]) -> list[Arrived]:
+    """Raw events of both kinds as those of one, those of each topic in the order of their offsets."""
+    touches = [whole(touch) for touch in plain]
+    return sorted([*touches, *events], key=_by_place) if touches else list(events)
+
+
+def _by_place(arrived: Arrived) -> tuple[str, int]:
+    return arrived.event.kind, arrived.offset
 
 
 class Send(msgspec.Struct, gc=False):
@@ -238,9 +242,8 @@ class Deliveries(msgspec.Struct, gc=False):
     def sends(self) -> Iterator[Send]:
         """The same, record by record."""
         for touch in self.touches:
-            _, record_ms, person, _, _ = touch
-            head = event_of(touch).rekeyed.removesuffix(tail_of(person))
-            yield Send("touches", self.key, head + self.tail, (), record_ms)
+            head = event_of(touch).rekeyed.removesuffix(tail_of(touch.person))
+            yield Send("touches", self.key, head + self.tail, (), touch.timestamp)
 
 
 @dataclass(slots=True)
@@ -363,16 +366,17 @@ def decide_id(
     state: IdState,
     messages: Iterable[Said],
     named: Mapping[str, int],
-    events: Sequence[Arrived | PlainTouch],
+    events: Sequence[Arrived],
     ids_max: int,
     out: Outcome,
     by_account: bool = False,
+    plain: list[PlainTouch] | None = None,
 ) -> IdState:
     """What messages, in the order of their offsets, and events make of one id; what they lead to is added to `out`.
 
-    `named` are lower ids that records name together with this one, each with the record time. The state is the same
-    object where nothing changed. `ids_max` bounds the ids below one. `by_account`: there are no journeys of persons, so
-    that nothing is to be told to their owners.
+    `plain` are events too, in a shorter form. `named` are lower ids that records name together with this one, each with
+    the record time. The state is the same object where nothing changed. `ids_max` bounds the ids below one.
+    `by_account`: there are no journeys of persons, so that nothing is to be told to their owners.
     """
     for message in messages:
         match message:
@@ -393,8 +397,8 @@ def decide_id(
     for lower, at in named.items():
         if lower not in state.below and lower not in state.apart and not _is_refused(state, lower, ids_max):
             out.tell(introduce(person_id, lower, at), at)
-    if events:
-        _deliver(person_id, state, events, out)
+    if events or plain:
+        _deliver(person_id, state, events, plain, out)
     return state
 
 
@@ -625,7 +629,9 @@ def is_sent_on(state: IdState, arrived: Arrived, out: Outcome) -> bool:
     return True
 
 
-def _deliver(person_id: str, state: IdState, events: Sequence[Arrived | PlainTouch], out: Outcome) -> None:
+def _deliver(
+    person_id: str, state: IdState, events: Sequence[Arrived], plain: list[PlainTouch] | None, out: Outcome
+) -> None:
     """Events come out under the id, or the user above it; where more can be above that, its owner is asked."""
     # Users are seldom merged again, and then the crediting stage sends on what comes: that spares a record for each
     # event of a known visitor. What is below an address mostly has a user above that.
@@ -633,17 +639,13 @@ def _deliver(person_id: str, state: IdState, events: Sequence[Arrived | PlainTou
     is_user = up is not None and not up.startswith((EMAIL, ANONYMOUS))
     key = person_id.encode()
     above = up.encode() if up is not None and is_user else key
-    if is_user or not state.points:
-        # None of these has come over another owner, or is so long that it could not be renamed.
-        plain = [each for each in events if isinstance(each, tuple)]
-        others = [each for each in events if not isinstance(each, tuple)] if len(plain) < len(events) else []
-        # Touches stay in their order; conversions go to another topic.
-        if plain and not any(each.event.kind == "touches" for each in others):
-            out.sends.append(Deliveries(above, tail_of(up if up is not None and is_user else person_id), plain))
-            out.touches += len(plain)
-            events = others
-    rename = renamed(person_id, up) if events and up is not None and is_user else None
-    for arrived in all_whole(events):
+    # Touches stay in their order. None of these has come over another owner, or is too long to be renamed.
+    if plain and (is_user or not state.points) and not any(each.event.kind == "touches" for each in events):
+        out.sends.append(Deliveries(above, tail_of(up if up is not None and is_user else person_id), plain))
+        out.touches += len(plain)
+        plain = None
+    rename = renamed(person_id, up) if (events or plain) and up is not None and is_user else None
+    for arrived in all_whole(plain or (), events):
         event = arrived.event
         value, to = event.rekeyed, person_id
         if state.points and (state.now is not None or event.hops < HOPS_MAX):

@@ -69,9 +69,10 @@ class Change(NamedTuple):
 
 
 class _ForId(msgspec.Struct, gc=False):
-    # There is one for each id of a step, so that what few have is made when it is needed.
-    messages: list[Said] = []
-    events: list[Arrived | PlainTouch] = []
+    # There is one for each id of a step, and most have one of these: each is made when it is needed.
+    messages: list[Said] | None = None
+    events: list[Arrived] | None = None
+    plain: list[PlainTouch] | None = None
     named: dict[str, int] | None = None
     forget: ForgetId | None = None
     # What was said after that.
@@ -111,8 +112,12 @@ class Mail:
             if isinstance(message, ForgetId):
                 mail.forget = mail.forget or message
                 mail.late = mail.late or []
+            elif mail.late is not None:
+                mail.late.append(message)
+            elif mail.messages is None:
+                mail.messages = [message]
             else:
-                (mail.messages if mail.late is None else mail.late).append(message)
+                mail.messages.append(message)
 
     def people(self, ids: Sequence[str], record_ms: int) -> None:
         """Take the ids of one person, highest first: the owner of the highest is to take in the others."""
@@ -152,23 +157,30 @@ class Mail:
         if person is None:
             self._for_conversion(place).corrections.append(arrived)
         else:
-            self._for_id(person).events.append(arrived)
+            mail = self._for_id(person)
+            if mail.events is None:
+                mail.events = [arrived]
+            else:
+                mail.events.append(arrived)
 
     def touches(self, items: Iterable[Any]) -> Iterator[Any]:
         """As `event`, for the plain touches among these, which journeys by account have none of; gives the others."""
         ids = self._ids
         for item in items:
-            if not isinstance(item, tuple):
+            person = getattr(item, "person", None)
+            if person is None:
                 yield item
                 continue
-            person = item[2]
             mail = ids.get(person)
             if mail is None:
                 if not self._owns(person):
                     self.event(whole(item))
                     continue
                 mail = self._for_id(person)
-            mail.events.append(item)
+            if mail.plain is None:
+                mail.plain = [item]
+            else:
+                mail.plain.append(item)
 
     def _goes_by_conversion(self, event: RawEvent) -> bool:
         """Whether a correction goes where its conversion is, though it may name somebody.
@@ -202,18 +214,18 @@ class Mail:
         waiting: Sequence[bytes | None] = blobs[count : 2 * count] if self._by_account else [None] * count
         for (person_id, mail), blob, waits in zip(self._ids.items(), blobs[:count], waiting, strict=True):
             stored = state = read_id(blob)
-            said, forget = mail.messages, mail.forget
+            said, forget = mail.messages or (), mail.forget
             if forget is not None or person_id in forgotten:
                 if forget is not None and person_id not in forgotten:
                     state = self._decided(person_id, state, said, rules)
                 if forget is None or person_id in forgotten or not is_somebody_else(forget, state):
                     yield from self._without(person_id, mail, state, waits, forgotten.get(person_id))
                     continue
-                state, said = sever(forget, state), mail.late or []
+                state, said = sever(forget, state), mail.late or ()
             state = self._decided(person_id, state, said, rules, mail)
             yield None if state is stored else Change(id_subkey(person_id), write_id(state), append=False)
             if self._by_account and (mail.events or waits):
-                yield self._waiting(person_id, all_whole(mail.events), state, waits, rules)
+                yield self._waiting(person_id, mail.events or (), state, waits, rules)
         told = blobs[(2 if self._by_account else 1) * count :]
         for (key, about), blob in zip(self._conversions.items(), told, strict=True):
             known = read_whereabouts(blob)
@@ -229,9 +241,11 @@ class Mail:
         self, person_id: str, state: IdState, said: Sequence[Said], rules: IdentityRules, mail: _ForId | None = None
     ) -> IdState:
         """What messages make of an id, and with `mail` all else that there is for it."""
-        named = NOBODY if mail is None or mail.named is None else mail.named
-        events = () if mail is None or self._by_account else mail.events
-        return decide_id(person_id, state, said, named, events, rules.ids_max, self._out, self._by_account)
+        ids_max, out, by_account = rules.ids_max, self._out, self._by_account
+        if mail is None:
+            return decide_id(person_id, state, said, NOBODY, (), ids_max, out, by_account)
+        events = () if by_account else mail.events or ()
+        return decide_id(person_id, state, said, mail.named or NOBODY, events, ids_max, out, by_account, mail.plain)
 
     def _waiting(
         self, person_id: str, events: Sequence[Arrived], state: IdState, blob: bytes | None, rules: IdentityRules
@@ -246,17 +260,17 @@ class Mail:
         self, person_id: str, mail: _ForId, state: IdState, waits: bytes | None, at: int | None
     ) -> Iterator[Change]:
         """Decide an id that is to be forgotten, or was already: `at`."""
-        out, late = self._out, mail.late or []
-        said = [*mail.messages, *late]
+        out, late = self._out, mail.late or ()
+        said = [*(mail.messages or ()), *late]
         if at is None and mail.forget is not None:
             forget_id(mail.forget, state, out)
-            at, said = mail.forget.at, late
+            at, said = mail.forget.at, list(late)
             yield Change(id_subkey(person_id), None, append=False)
         if waits is not None:
             out.dropped += read_waiting(waits)
             yield Change(waiting_subkey(person_id), None, append=False)
         forget_others(at or 0, said, mail.named or NOBODY, out)
-        out.dropped += all_whole(mail.events)
+        out.dropped += all_whole(mail.plain or (), mail.events or ())
 
     def _for_id(self, person_id: str) -> _ForId:
         found = self._ids.get(person_id)

@@ -7,7 +7,7 @@ stage takes: `tests/models` prove it.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Literal, NamedTuple
+from typing import Literal, NamedTuple, Protocol
 
 import msgspec
 
@@ -36,14 +36,30 @@ from models.wire import (
 
 Kind = Literal["touches", "conversions"]
 Header = tuple[str, bytes | None]
-# A valid raw touch without headers that names one id: offset, record time, that person id, and the record's value and
-# key. A tuple, as most records are such, which the compiled part makes.
-PlainTouch = tuple[int, int, str, bytes, bytes | None]
 
 # Headers of records on their way between owners; nobody else writes them, and they never leave the stage.
 HOPS, PERSON, FOUND = "touchstream-hops", "touchstream-person", "touchstream-found"
 # Stands for the person while a record that names none is checked.
 NOBODY = "?"
+
+
+class PlainTouch(Protocol):
+    """A valid raw touch without headers that names one id, as the compiled part makes it of most records.
+
+    `timestamp`: record time, epoch ms; `person`: that id as a person id; `value` and `key` are the record's.
+    """
+
+    @property
+    def offset(self) -> int: ...
+    @property
+    def timestamp(self) -> int: ...
+    @property
+    def person(self) -> str: ...
+    @property
+    def value(self) -> bytes: ...
+    @property
+    def key(self) -> bytes | None: ...
+
 
 _encode = msgspec.json.Encoder().encode
 _PERSON = b'"person_id":'
@@ -158,8 +174,7 @@ def own_headers(headers: Sequence[Header]) -> list[Header]:
 
 def event_of(touch: PlainTouch) -> RawEvent:
     """A `PlainTouch` as every other raw event."""
-    _, record_ms, _, value, _ = touch
-    return decode_raw("touches", value, (), record_ms, b"")
+    return decode_raw("touches", touch.value, (), touch.timestamp, b"")
 
 
 def tail_of(person: str) -> bytes:

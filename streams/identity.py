@@ -35,7 +35,6 @@ from streams.identity_decode import (
     OfAccount,
     RawDecoder,
     TakenRaw,
-    offset_of,
 )
 from streams.identity_publish import Relayed
 from streams.marks import Marks
@@ -238,7 +237,7 @@ class IdentityTask(PartitionTask[TakenRaw, Resolved]):
         # Corrections that waited in vain are left out: they came long ago.
         found = {(letter.topic, letter.offset) for letter in dead}
         places = zip(self.inputs, taken.parts, strict=True)
-        return [(tp.topic, offset_of(item)) in found for tp, items in places for item in items]
+        return [(tp.topic, item.offset) in found for tp, items in places for item in items]
 
     def _next_applied(self, decided: Resolved, ends: Offsets) -> Applied:
         if not self.replaying:

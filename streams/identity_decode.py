@@ -65,13 +65,8 @@ class TakenRaw:
         now = TakenRaw()
         for items, end, kept, rest in zip(self.parts, ends, now.parts, later.parts, strict=True):
             for item in items:
-                (kept if offset_of(item) < end else rest).append(item)
+                (kept if item.offset < end else rest).append(item)
         return now
-
-
-def offset_of(item: Each) -> int:
-    """Where the record lies."""
-    return item.offset if isinstance(item, Item | Arrived) else item[0]
 
 
 class RawDecoder:

@@ -7,16 +7,15 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple, NewType, Protocol, cast
 
+from models.raw import PlainTouch
 from state.connection import Part
 
 # What `native/c/fast.c` calls INTERFACE: another number is of another version of this program.
-INTERFACE = 3
+INTERFACE = 4
 MODULE = "touchstream_native.fast"
 
 # As in `streams.decode`.
 TakenTouch = tuple[int, int, bytes, int, bytes]
-# As in `models.raw`.
-PlainTouch = tuple[int, int, str, bytes, bytes | None]
 Batches = NewType("Batches", object)
 # Records of one batch, compressed; their size before; their number; record time of the first; latest record time.
 Written = tuple[bytes, int, int, int, int]

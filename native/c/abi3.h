@@ -38,6 +38,48 @@ extern char _Py_NoneStruct[];
 #define Py_None ((PyObject *)_Py_NoneStruct)
 extern PyObject *PyExc_TypeError, *PyExc_ValueError;
 
+/* What every object begins with. */
+typedef struct {
+    Py_ssize_t refcount;
+    PyObject *type;
+} PyObjectHead;
+typedef struct {
+    int slot;
+    void *is;
+} PyType_Slot;
+typedef struct {
+    const char *name;
+    int size, item_size;
+    unsigned int flags;
+    PyType_Slot *slots;
+} PyType_Spec;
+#define Py_TPFLAGS_DISALLOW_INSTANTIATION (1u << 7)
+#define Py_tp_dealloc 52
+#define Py_tp_doc 56
+#define Py_tp_members 72
+#define Py_tp_getset 73
+typedef struct {
+    const char *name;
+    int type;
+    Py_ssize_t offset;
+    int flags;
+    const char *doc;
+} PyMemberDef;
+#define T_OBJECT_EX 16
+#define T_LONGLONG 17
+#define READONLY 1
+typedef struct {
+    const char *name;
+    PyObject *(*get)(PyObject *, void *);
+    void *set;
+    const char *doc;
+    void *closure;
+} PyGetSetDef;
+PyObject *PyType_FromSpec(PyType_Spec *);
+PyObject *PyObject_Init(PyObject *, PyObject *);
+void *PyObject_Malloc(size_t);
+void PyObject_Free(void *);
+
 PyObject *PyModule_Create2(PyModuleDef *, int);
 int PyModule_AddIntConstant(PyObject *, const char *, long);
 typedef struct {

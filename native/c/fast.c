@@ -24,7 +24,7 @@
 #include "raw.h"
 #include "touches.h"
 
-#define INTERFACE 3 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
+#define INTERFACE 4 /* what streams/compiled.py expects: raise both where a function's arguments or answers change */
 
 static PyMethodDef METHODS[] = {
     {"touches", touches, METH_FASTCALL, NULL}, {"unpack", unpack, METH_FASTCALL, NULL},
@@ -47,7 +47,7 @@ __attribute__((visibility("default"))) PyObject *PyInit_fast(void) {
     name_release = PyUnicode_InternFromString("release");
     if (!name_value || !name_key || !name_timestamp || !name_offset || !name_headers || !name_release) return NULL;
     if (!touch_type && !(touch_type = PyStructSequence_NewType(&TOUCH))) return NULL;
-    if (!raw_type && !(raw_type = PyStructSequence_NewType(&RAW))) return NULL;
+    if (!raw_type && !(raw_type = PyType_FromSpec(&RAW))) return NULL;
     PyObject *module = PyModule_Create2(&MODULE, PYTHON_ABI_VERSION);
     if (module && PyModule_AddIntConstant(module, "INTERFACE", INTERFACE)) {
         Py_DecRef(module);

@@ -107,34 +107,104 @@ static PyObject *person_of(const Raw *raw) {
 
 static PyObject *name_headers;
 
-/* A PlainTouch of models/raw.py. */
-static PyStructSequence_Field RAW_FIELDS[] = {
-    {"offset", NULL}, {"timestamp", "record time, epoch ms"}, {"person", "person id"},
-    {"value", "JSON, as it came"}, {"key", NULL}, {NULL, NULL},
-};
-static PyStructSequence_Desc RAW = {"touchstream_native.fast.RawTouch", "A raw touch that was read.", RAW_FIELDS, 5};
+/* A PlainTouch of models/raw.py in one piece. There are as many as wait for their step, longer than any cache holds them:
+ * parts of their own would each have to be fetched anew when the touch is written. */
+typedef struct {
+    PyObjectHead head;
+    long long offset, timestamp;
+    PyObject *person;
+    Py_ssize_t value_size, key_size; /* no key: -1 */
+    char bytes[];                    /* the value and the key */
+} RawTouch;
+
 static PyObject *raw_type;
 
-/* (offset, record time, person id, value, key) as models/raw.py has it; NULL with an error where that failed, without one
- * where the record is in doubt. */
+static void free_raw(PyObject *self) {
+    PyObject *type = ((RawTouch *)self)->head.type;
+    Py_DecRef(((RawTouch *)self)->person);
+    PyObject_Free(self);
+    Py_DecRef(type);
+}
+
+static PyObject *raw_value(PyObject *self, void *closure) {
+    (void)closure;
+    RawTouch *touch = (RawTouch *)self;
+    return PyBytes_FromStringAndSize(touch->bytes, touch->value_size);
+}
+
+static PyObject *raw_key(PyObject *self, void *closure) {
+    (void)closure;
+    RawTouch *touch = (RawTouch *)self;
+    if (touch->key_size >= 0) return PyBytes_FromStringAndSize(touch->bytes + touch->value_size, touch->key_size);
+    Py_IncRef(Py_None);
+    return Py_None;
+}
+
+static PyMemberDef RAW_MEMBERS[] = {
+    {"offset", T_LONGLONG, offsetof(RawTouch, offset), READONLY, NULL},
+    {"timestamp", T_LONGLONG, offsetof(RawTouch, timestamp), READONLY, "record time, epoch ms"},
+    {"person", T_OBJECT_EX, offsetof(RawTouch, person), READONLY, "person id"},
+    {NULL, 0, 0, 0, NULL},
+};
+static PyGetSetDef RAW_BYTES[] = {
+    {"value", raw_value, NULL, "JSON, as it came", NULL}, {"key", raw_key, NULL, NULL, NULL},
+    {NULL, NULL, NULL, NULL, NULL},
+};
+static PyType_Slot RAW_SLOTS[] = {
+    {Py_tp_doc, "A raw touch that was read."}, {Py_tp_dealloc, free_raw}, {Py_tp_members, RAW_MEMBERS},
+    {Py_tp_getset, RAW_BYTES}, {0, NULL},
+};
+static PyType_Spec RAW = {
+    "touchstream_native.fast.RawTouch", sizeof(RawTouch), 0, Py_TPFLAGS_DISALLOW_INSTANTIATION, RAW_SLOTS,
+};
+
+/* The attribute as a number; -1 with an error where it is none. */
+static long long long_of(PyObject *record, PyObject *name) {
+    PyObject *found = PyObject_GetAttr(record, name);
+    long long number = found ? PyLong_AsLongLong(found) : -1;
+    if (found) Py_DecRef(found);
+    return number;
+}
+
+/* The parts as an object; takes the reference to `person`. NULL with an error. */
+static PyObject *new_raw(long long offset, long long record_ms, PyObject *person, Text value, Text key) {
+    size_t key_size = key.at ? (size_t)key.size : 0;
+    RawTouch *touch = person ? PyObject_Malloc(sizeof *touch + (size_t)value.size + key_size) : NULL;
+    if (!touch) {
+        if (!person) return NULL;
+        Py_DecRef(person);
+        return PyErr_NoMemory();
+    }
+    PyObject_Init((PyObject *)touch, raw_type);
+    touch->offset = offset;
+    touch->timestamp = record_ms;
+    touch->person = person;
+    touch->value_size = value.size;
+    touch->key_size = key.at ? key.size : -1;
+    memcpy(touch->bytes, value.at, (size_t)value.size);
+    if (key_size) memcpy(touch->bytes + value.size, key.at, key_size);
+    return (PyObject *)touch;
+}
+
+/* A RawTouch; NULL with an error where that failed, without one where the record is in doubt. */
 static PyObject *plain_touch(PyObject *record, bool by_account) {
     (void)by_account;
-    PyObject *owner = NULL, *headers = PyObject_GetAttr(record, name_headers), *stamp = NULL, *touch = NULL;
-    Text value;
+    PyObject *value_owner = NULL, *key_owner = NULL, *touch = NULL, *headers = PyObject_GetAttr(record, name_headers);
+    Text value, key = {NULL, 0};
     Raw raw;
     bool is_plain = headers && PyObject_IsTrue(headers) == 0;
-    if (is_plain) stamp = PyObject_GetAttr(record, name_timestamp);
-    long long record_ms = stamp ? PyLong_AsLongLong(stamp) : -1;
-    if (is_plain && stamp && bytes_of(record, name_value, &owner, &value) && read_raw(value, record_ms, &raw)) {
-        PyObject *offset = PyObject_GetAttr(record, name_offset), *key = PyObject_GetAttr(record, name_key);
-        PyObject *parts[5] = {offset, stamp, person_of(&raw), owner, key};
-        stamp = owner = NULL;
-        touch = new_touch(raw_type, parts);
-    } else {
-        PyErr_Clear(); /* Python will meet it again */
+    long long record_ms = is_plain ? long_of(record, name_timestamp) : -1;
+    is_plain = is_plain && !PyErr_Occurred() && bytes_of(record, name_value, &value_owner, &value) &&
+               read_raw(value, record_ms, &raw);
+    if (is_plain && !bytes_of(record, name_key, &key_owner, &key)) {
+        key.at = NULL;
+        is_plain = key_owner == Py_None;
     }
-    if (stamp) Py_DecRef(stamp);
-    if (owner) Py_DecRef(owner);
+    long long offset = is_plain ? long_of(record, name_offset) : -1;
+    if (is_plain && !PyErr_Occurred()) touch = new_raw(offset, record_ms, person_of(&raw), value, key);
+    else PyErr_Clear(); /* Python will meet it again */
+    if (value_owner) Py_DecRef(value_owner);
+    if (key_owner) Py_DecRef(key_owner);
     if (headers) Py_DecRef(headers);
     return touch;
 }
@@ -165,8 +235,8 @@ static PyObject *unpack_raw(PyObject *self, PyObject *const *args, Py_ssize_t co
 static PyObject *deliver(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
     static Buffer head; /* nothing between head_of and the use of it can run Python code */
-    char *key, *tail, *found;
-    Py_ssize_t key_size, tail_size, found_size;
+    char *key, *tail;
+    Py_ssize_t key_size, tail_size;
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "deliver takes 4 arguments");
         return NULL;
@@ -176,11 +246,11 @@ static PyObject *deliver(PyObject *self, PyObject *const *args, Py_ssize_t count
     if (PyBytes_AsStringAndSize(args[2], &tail, &tail_size)) return NULL;
     Py_ssize_t touches = PyList_Size(args[3]);
     for (Py_ssize_t i = 0; i < touches; i++) {
-        PyObject *touch = PyList_GetItem(args[3], i); /* borrowed, as all below */
-        PyObject *stamp = touch ? PyTuple_GetItem(touch, 1) : NULL, *text = stamp ? PyTuple_GetItem(touch, 3) : NULL;
-        long long ms = text ? PyLong_AsLongLong(stamp) : -1;
-        if (PyErr_Occurred() || PyBytes_AsStringAndSize(text, &found, &found_size)) return NULL;
-        if (!head_of((Text){(const uint8_t *)found, found_size}, ms, &head)) {
+        RawTouch *touch = (RawTouch *)PyList_GetItem(args[3], i); /* borrowed */
+        if (!touch) return NULL;
+        bool is_raw = touch->head.type == raw_type;
+        long long ms = is_raw ? touch->timestamp : -1;
+        if (!is_raw || !head_of((Text){(const uint8_t *)touch->bytes, touch->value_size}, ms, &head)) {
             PyErr_SetString(PyExc_ValueError, "deliver takes plain raw touches");
             return NULL;
         }

@@ -2,6 +2,7 @@
 
 import json
 import random
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from models.times import format_time, parse_time
 from state.connection import pack
 from streams import native as streams_native
 from streams.decode import Decoder, Taken
-from streams.identity_decode import RAW_TOUCHES, Item, RawDecoder, TakenRaw
+from streams.identity_decode import RAW_TOUCHES, Each, Item, RawDecoder, TakenRaw
 from streams.murmur import partition_of
 from streams.native import Native, load
 from streams.plain import rows_of
@@ -65,14 +66,18 @@ def taken_raw(records: list[Any], native: Native | None) -> TakenRaw:
     return out
 
 
+def whole_again(parts: Iterable[Sequence[Each]]) -> list[list[Item | Arrived]]:
+    """Plain touches as what Python makes of them."""
+    return [[each if isinstance(each, Item | Arrived) else whole(each) for each in part] for part in parts]
+
+
 def check_raw_touches(native: Native, seed: int, count: int) -> None:
     records = plain_cases.raw_touch_records(random.Random(seed), count)
     expected = taken_raw(records, None).parts
     found = taken_raw(records, native).parts
     plain = [each for each in found[RAW_TOUCHES] if not isinstance(each, Item | Arrived)]
-    assert all(each[2] == whole(each).event.person for each in plain), f"seed {seed}"
-    whole_again = [[whole(each) if not isinstance(each, Item | Arrived) else each for each in part] for part in found]
-    for part, others in zip(whole_again, expected, strict=True):
+    assert all(each.person == whole(each).event.person for each in plain), f"seed {seed}"
+    for part, others in zip(whole_again(found), expected, strict=True):
         for each, other in zip(part, others, strict=True):
             if isinstance(each, Arrived):
                 each.headers = list(each.headers)
@@ -260,7 +265,8 @@ def test_raw_touches_unpacked_while_fetched(native: Native, seed: int) -> None:
     assert decoder.unpack("raw-conversions", iter(records)) == records
     assert [(r.offset, r.timestamp) for r in unpacked] == [(r.offset, r.timestamp) for r in records]
     assert 0.1 * RECORDS < sum(hasattr(r, "person") for r in unpacked) < RECORDS
-    assert taken_raw(unpacked, native) == taken_raw(records, native), f"seed {seed}"
+    early, late = (whole_again(taken_raw(each, native).parts) for each in (unpacked, records))
+    assert early == late, f"seed {seed}"
     for wrong in ((), (5,)):
         with pytest.raises(TypeError):
             native.unpack_raw(*wrong)  # type: ignore[arg-type]

@@ -1,5 +1,9 @@
 """Open loop: records at a fixed rate, delay from each conversion's *scheduled* send to its first readable credit.
 
+With `--identity` they are raw events: touches of visitors under anonymous ids, and conversions that name the visitor
+and the user, so that the first conversion of each merges two persons. Its first credits can come before the visitor's
+journey has moved; the delay to the last revision says when everything was there.
+
 A sender that waits for the system under test hides its stalls; this one sends by the clock, and a late send counts
 against the result. Sender and reader share this process: their own delay is part of every figure, not taken off.
 """
@@ -39,10 +43,11 @@ class _Id(msgspec.Struct):
 
 
 class Arrivals:
-    """Receive time of each conversion's first credit, taken by a read_committed consumer in a thread."""
+    """Receive times of each conversion's first and last credit, taken by a read_committed consumer in a thread."""
 
     def __init__(self, broker: str, topic: str) -> None:
         self.received: dict[str, float] = {}
+        self.last: dict[str, float] = {}
         self._stop = threading.Event()
         self._consumer = Consumer(
             {
@@ -71,15 +76,19 @@ class Arrivals:
             for m in batch:
                 value = None if m.error() else m.value()
                 if value is not None:
-                    self.received.setdefault(decode(value).conversion_id, now)
+                    conversion_id = decode(value).conversion_id
+                    self.received.setdefault(conversion_id, now)
+                    self.last[conversion_id] = now
 
 
 class Sender:
     """Touches and conversions by the clock; remembers when each conversion was due."""
 
-    def __init__(self, broker: str) -> None:
+    def __init__(self, broker: str, raw: bool = False) -> None:
+        """`raw`: events of visitors and users in place of whole persons."""
         self.due: dict[str, float] = {}
         self.most_behind = 0.0
+        self._raw = raw
         self._random = random.Random(SEED)
         self._encode = msgspec.json.Encoder().encode
         self._producer = Producer(
@@ -97,25 +106,28 @@ class Sender:
                 time.sleep(min(wait, TICK_SECONDS))
             self.most_behind = max(self.most_behind, -wait)
             person = f"p{self._random.randrange(PEOPLE):06d}"
-            self._produce("touches", person, self._touch(f"{label}-t{i}", person, due))
+            self._produce("touches", person, self._touch(f"{label}-t{i}", due) | self._ids(anonymous_id=person))
             if i % step == step - 1:
                 key = f"{label}-c{i}"
                 self.due[key] = due
-                self._produce("conversions", person, self._conversion(key, person, due))
+                ids = self._ids(user_id=person, anonymous_id=person)
+                self._produce("conversions", person, self._conversion(key, due) | ids)
         if self._producer.flush(30):
             raise RuntimeError("records were not produced within 30 s")
 
     def _produce(self, topic: str, person: str, value: dict[str, object]) -> None:
-        self._producer.produce(f"{PREFIX}.{topic}", key=person, value=self._encode(value))
+        kind = f"raw-{topic}" if self._raw else topic
+        self._producer.produce(f"{PREFIX}.{kind}", key=person, value=self._encode(value))
 
-    def _touch(self, event_id: str, person: str, due: float) -> dict[str, object]:
-        channel = self._random.choice(CHANNELS)
-        return {"event_id": event_id, "person_id": person, "occurred_at": int(due * 1000), "channel": channel}
+    def _ids(self, **raw: str) -> dict[str, object]:
+        return dict(raw) if self._raw else {"person_id": next(iter(raw.values()))}
+
+    def _touch(self, event_id: str, due: float) -> dict[str, object]:
+        return {"event_id": event_id, "occurred_at": int(due * 1000), "channel": self._random.choice(CHANNELS)}
 
     @staticmethod
-    def _conversion(key: str, person: str, due: float) -> dict[str, object]:
-        head: dict[str, object] = {"conversion_id": key, "person_id": person, "occurred_at": int(due * 1000)}
-        return head | {"value": "49.90", "currency": "USD"}
+    def _conversion(key: str, due: float) -> dict[str, object]:
+        return {"conversion_id": key, "occurred_at": int(due * 1000), "value": "49.90", "currency": "USD"}
 
 
 def percentile(ordered: list[float], part: float) -> float:
@@ -133,18 +145,19 @@ class Target:
     work: Path
 
 
-def latency(target: Target, seconds: float, settle: str) -> dict[str, Any]:
+def latency(target: Target, seconds: float, settle: str, identity: bool = False) -> dict[str, Any]:
     """Start Touchstream with `settle`, wait for a first credit, send for `seconds`, give the percentiles in ms.
 
-    Raises RuntimeError when no credit comes.
+    `identity`: raw events, by way of the identity stage. Raises RuntimeError when no credit comes.
     """
     create_topics(target.broker)
     apply_topics(target.broker)
     words = shlex.split(target.command.format(broker=target.broker, redis=target.redis, workers=1))
-    run = Child(words, target.work / f"latency-{settle}.log", {"TOUCHSTREAM_PROCESSING__SETTLE": settle})
+    environ = {"TOUCHSTREAM_PROCESSING__SETTLE": settle, "TOUCHSTREAM_IDENTITY__ENABLED": str(identity).lower()}
+    run = Child(words, target.work / f"latency-{settle}-{identity}.log", environ)
     arrivals = Arrivals(target.broker, f"{PREFIX}.credits")
     try:
-        sender = Sender(target.broker)
+        sender = Sender(target.broker, identity)
         warm_up(sender, arrivals, run)
         sender.due.clear()
         sender.most_behind = 0.0
@@ -152,7 +165,7 @@ def latency(target: Target, seconds: float, settle: str) -> dict[str, Any]:
         sender.send(seconds, "run")
         drain(sender, arrivals)
         cpu = run.usage.sample() - before
-        return summary(settle, seconds, sender, arrivals, cpu)
+        return {"identity stage": identity, **summary(settle, seconds, sender, arrivals, cpu)}
     finally:
         arrivals.close()
         run.stop()
@@ -177,10 +190,16 @@ def drain(sender: Sender, arrivals: Arrivals) -> None:
         time.sleep(0.05)
 
 
+def delays_ms(sender: Sender, times: dict[str, float]) -> list[float]:
+    """From when conversions were due to these times, in order."""
+    return sorted((times[key] - due) * 1000 for key, due in sender.due.items() if key in times)
+
+
 def summary(settle: str, seconds: float, sender: Sender, arrivals: Arrivals, cpu: float) -> dict[str, Any]:
     """Percentiles in ms, with how many conversions had no credit and how far the sender itself fell behind."""
-    delays = sorted((arrivals.received[k] - d) * 1000 for k, d in sender.due.items() if k in arrivals.received)
+    delays, last = delays_ms(sender, arrivals.received), delays_ms(sender, arrivals.last)
     parts = {f"p{100 * p:g} ms": round(percentile(delays, p), 1) for p in (0.5, 0.95, 0.99, 0.999)}
+    parts |= {f"last revision, p{100 * p:g} ms": round(percentile(last, p), 1) for p in (0.5, 0.99)}
     return {
         "settle": settle,
         "seconds": seconds,
@@ -208,10 +227,12 @@ def main() -> None:
     p.add_argument("--latency-seconds", type=float, default=300.0)
     p.add_argument("--settle", default="250ms,0s")
     p.add_argument("--touchstream", default=TOUCHSTREAM)
+    p.add_argument("--identity", action="store_true", help="raw events, by way of the identity stage")
     o = p.parse_args()
     for settle in o.settle.split(","):
         with servers("latency") as (kafka, redis, work):
-            out = latency(Target(kafka.bootstrap, redis.url, o.touchstream, work), o.latency_seconds, settle)
+            target = Target(kafka.bootstrap, redis.url, o.touchstream, work)
+            out = latency(target, o.latency_seconds, settle, o.identity)
             print(json.dumps(out), flush=True)
 
 

@@ -4,16 +4,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from redis.exceptions import RedisError
-
 from state.keys import prefix
-from state.route import Route
-from streams.errors import ConnectError, RunFailed, UsageError
+from streams.errors import RunFailed, UsageError
+from streams.kept import kept
 from streams.settings import Settings
 from streams.topics import admin_client, name_of, read_cluster
 from streams.tripwire import ACCEPTED, TRIP, TRIPPED
-
-REDIS_S = 5.0
 
 # KEYS trip; ARGV what was seen there, what it becomes. A worker may have moved on since it was seen.
 ACCEPT = """
@@ -50,14 +46,9 @@ async def accept(settings: Settings, partitions: Sequence[int] = ()) -> list[Sto
         if not 0 <= number < conversions.partitions:
             why = f"there are {conversions.partitions}, from 0"
             raise UsageError("T113", "there is no such partition", f"--partition {number}", why)
-    route = Route(settings.redis.url, REDIS_S)
-    try:
+    async with kept(settings) as route:
         wanted = sorted(set(partitions)) or range(conversions.partitions)
         found = [await _accept_one(route, settings.kafka.prefix, number) for number in wanted]
-    except (RedisError, OSError) as exc:
-        raise ConnectError.of_redis(settings.redis.shown(), exc) from exc
-    finally:
-        await route.close()
     return [stopped for stopped in found if stopped is not None]
 
 

@@ -16,7 +16,6 @@ import msgspec
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
 from aiokafka.structs import TopicPartition
-from redis.exceptions import RedisError
 
 from models.identity import email_id, user_id
 from models.ids import split_credit_id
@@ -26,9 +25,10 @@ from models.revisions import Place, parse_place
 from state.keys import APPLIED, prefix
 from state.route import Route
 from streams import published
-from streams.errors import ConnectError, RunFailed, UsageError
+from streams.errors import RunFailed, UsageError
 from streams.identities import email_key_of, present_id
 from streams.journeys import partitions_with
+from streams.kept import kept
 from streams.murmur import partition_of
 from streams.published import Say
 from streams.settings import Settings
@@ -37,7 +37,6 @@ from streams.topics import admin_client, group_of, name_of, read_cluster, unreac
 
 LOOK_S = 0.1
 SAY_EVERY_S = 5.0
-REDIS_S = 5.0
 POLL_MS = 100
 
 
@@ -179,8 +178,7 @@ async def _until_done(
     deadline_s = time.monotonic() + wait_s
     said_s = time.monotonic()
     read = dict(followed.starts)
-    route = Route(settings.redis.url, REDIS_S)
-    try:
+    async with kept(settings) as route:
         while True:
             waiting = [
                 "/".join(map(str, place))
@@ -201,10 +199,6 @@ async def _until_done(
                 say(f"waiting for {', '.join(waiting) or 'what was passed on'}")
             if waiting:
                 await asyncio.sleep(LOOK_S)
-    except (RedisError, OSError) as error:
-        raise ConnectError.of_redis(settings.redis.shown(), error) from error
-    finally:
-        await route.close()
 
 
 async def _next_offset(route: Route, each: _Input, partition: int) -> int:

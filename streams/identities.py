@@ -11,20 +11,18 @@ from typing import Any, NamedTuple
 
 from aiokafka import AIOKafkaProducer
 from aiokafka.errors import KafkaError
-from redis.exceptions import RedisError
 
-from models.formats import CodecError
 from models.linking import HOPS_MAX, NEW, IdState, Split, read_id, write_message
 from models.mail import id_subkey
 from models.splitting import next_incarnation
 from state.keys import prefix
 from state.route import Route
-from streams.errors import ConnectError, RunFailed, UsageError
+from streams.errors import RunFailed, UsageError
+from streams.kept import kept
 from streams.murmur import partition_of
 from streams.settings import Settings
 from streams.topics import admin_client, group_of, name_of, read_cluster, unreachable
 
-TIMEOUT_S = 5.0
 # Ids of one person that are shown; far more than links can bring together by intention.
 IDS_SHOWN_MAX = 5_000
 LOOK_S = 0.1
@@ -157,16 +155,8 @@ async def _known_ids(settings: Settings, asked: str) -> AsyncIterator["_Ids"]:
         raise RunFailed(
             "T244", "topics are missing", name_of(settings, "links"), settings.kafka.broker, "touchstream topics apply"
         )
-    ids = _Ids(settings, found.partitions)
-    try:
-        yield ids
-    except (RedisError, OSError, TimeoutError) as error:
-        raise ConnectError.of_redis(settings.redis.shown(), error) from error
-    except CodecError as error:
-        fix = "use the touchstream that the workers run"
-        raise RunFailed("T243", "what is kept of an id cannot be read", asked, str(error), fix) from error
-    finally:
-        await ids.close()
+    async with kept(settings, asked) as route:
+        yield _Ids(route, group_of(settings, "identity"), found.partitions)
 
 
 def _unknown(settings: Settings, asked: str) -> RunFailed:
@@ -180,13 +170,8 @@ def _unknown(settings: Settings, asked: str) -> RunFailed:
 
 
 class _Ids:
-    def __init__(self, settings: Settings, partitions: int) -> None:
-        self._route = Route(settings.redis.url, TIMEOUT_S)
-        self._app = group_of(settings, "identity")
-        self._partitions = partitions
-
-    async def close(self) -> None:
-        await self._route.close()
+    def __init__(self, route: Route, app: str, partitions: int) -> None:
+        self._route, self._app, self._partitions = route, app, partitions
 
     async def present(self, asked: str) -> tuple[str, IdState]:
         """What an id goes on as after all splits, and what is kept of that."""

@@ -3,12 +3,9 @@
 import time
 from typing import NamedTuple
 
-from redis.exceptions import RedisError
-
 from models.durations import DAY_MS
 from models.facts import JourneyTouch
 from models.forgetting import SECRET, Hashing
-from models.formats import CodecError
 from models.journey import (
     JourneyState,
     buckets,
@@ -21,12 +18,11 @@ from models.journey import (
 from models.rules import Rules
 from state.keys import prefix
 from state.route import Route
-from streams.errors import ConnectError, RunFailed
+from streams.kept import kept
 from streams.moves import read_pointer
 from streams.murmur import partition_of
 from streams.settings import Settings
 
-TIMEOUT_S = 5.0
 # How far apart the broker's clock, which gives record times their bucket, and ours may be.
 CLOCKS_MS = 2 * DAY_MS
 # Pointers only go up, so that this is far more than there can be in a row.
@@ -53,10 +49,9 @@ async def read_journey(settings: Settings, key: str, partitions: int, rules: Rul
     partitions are asked after that. Where the person was merged into another one, it is the other's. `rules` say how
     far back touches can lie. Raises ConnectError, and RunFailed where the bytes are of another version of this program.
     """
-    route = Route(settings.redis.url, TIMEOUT_S)
     span = _buckets(int(time.time() * 1000), rules)
     merged: list[str] = []
-    try:
+    async with kept(settings, key) as route:
         while len(merged) < MERGES_MAX:
             found = await _look(route, settings.kafka.prefix, key, partitions, span)
             if found is None:
@@ -67,43 +62,26 @@ async def read_journey(settings: Settings, key: str, partitions: int, rules: Rul
                 return StoredJourney(key, partition, touches, read_state(blobs[0]), tuple(merged))
             merged.append(key)
             _, key = read_pointer(into)
-    except (RedisError, OSError, TimeoutError) as error:
-        raise ConnectError.of_redis(settings.redis.shown(), error) from error
-    except CodecError as error:
-        fix = "use the touchstream that the workers run"
-        raise RunFailed("T243", "the journey cannot be read", key, str(error), fix) from error
-    finally:
-        await route.close()
     return None
 
 
 async def partitions_with(settings: Settings, key: str, partitions: int) -> list[int]:
     """The partition numbers whose store has anything of a person (or account). Raises ConnectError."""
-    route = Route(settings.redis.url, TIMEOUT_S)
     span = _buckets(int(time.time() * 1000), Rules(settings.policy(), settings.processing.settle))
-    try:
+    async with kept(settings) as route:
         found = [await _blobs(route, settings.kafka.prefix, p, key.encode(), span) for p in range(partitions)]
-    except (RedisError, OSError, TimeoutError) as error:
-        raise ConnectError.of_redis(settings.redis.shown(), error) from error
-    finally:
-        await route.close()
     return [p for p, blobs in enumerate(found) if any(blob is not None for blob in blobs)]
 
 
 async def was_forgotten(settings: Settings, key: str, partitions: int) -> bool:
     """Whether there is a mark for this person (or account). False also where the settings lack the secret."""
-    route = Route(settings.redis.url, TIMEOUT_S)
     secret = settings.identity.email_key.get_secret_value().encode()
-    try:
+    async with kept(settings) as route:
         for start in (prefix(settings.kafka.prefix, p) for p in range(partitions)):
             text: bytes | None = await route.call(start, "GET", start + SECRET)
             hashing = None if text is None else Hashing.read(text, secret)
             if hashing is not None and await route.call(start, "EXISTS", start + hashing.mark(key.encode())):
                 return True
-    except (RedisError, OSError, TimeoutError) as error:
-        raise ConnectError.of_redis(settings.redis.shown(), error) from error
-    finally:
-        await route.close()
     return False
 
 

@@ -40,6 +40,8 @@ IDLE_WAIT_S = 1.0
 # A worker that is far behind waits so long for more records before it begins a step.
 FILL_S = 0.25
 FINISH_TRIES = 3
+# What a new claim gets over.
+BY_A_NEW_CLAIM = (Lost, Unreachable, Refused, KafkaError)
 
 
 class PartitionTask(Steps[Taken, Decided]):
@@ -183,7 +185,7 @@ class PartitionTask(Steps[Taken, Decided]):
         self._busy = True
         try:
             await self.step(batches)
-        except (Lost, Unreachable, Refused, KafkaError) as exc:
+        except BY_A_NEW_CLAIM as exc:
             await self._claim_again(events, exc)
         except Tripped as exc:
             self._trip(events, exc)
@@ -233,7 +235,7 @@ class PartitionTask(Steps[Taken, Decided]):
                 await self._wait(IDLE_WAIT_S)
             else:
                 await consumer.reseek(self.partition, await self.claim(consumer))
-        except (Lost, Unreachable, Refused, KafkaError) as exc:
+        except BY_A_NEW_CLAIM as exc:
             await self._claim_again([], exc)
 
     def _next_batches(self) -> tuple[list[Any], list[Batch]]:

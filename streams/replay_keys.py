@@ -2,13 +2,10 @@
 
 import asyncio
 from collections.abc import AsyncIterator, Iterator
-from contextlib import contextmanager
-
-from redis.exceptions import RedisError
 
 from state import keys
 from state.route import Route
-from streams.errors import ConnectError
+from streams.kept import redis_told
 from streams.settings import Settings
 
 TIMEOUT_S = 30.0  # a page of long journeys may take its time
@@ -20,20 +17,20 @@ class ReplayKeys:
 
     def __init__(self, settings: Settings, table: str, partitions: int) -> None:
         """`table` is what the stage names its keys by, see `Stage`."""
-        self._shown = settings.redis.shown()
+        self._settings = settings
         self._route = Route(settings.redis.url, TIMEOUT_S)
         self._starts = [keys.prefix(table, partition) for partition in range(partitions)]
 
     async def applied(self) -> list[bytes | None]:
         """What each partition has applied, as its owner wrote it; None where nothing was."""
-        with self._told():
+        with redis_told(self._settings):
             return list(
                 await asyncio.gather(*(self._route.call(start, "GET", start + keys.APPLIED) for start in self._starts))
             )
 
     async def values(self) -> AsyncIterator[tuple[bytes, bytes]]:
         """(subkey, value) of all keys, each once."""
-        with self._told():
+        with redis_told(self._settings):
             for start in self._starts:
                 for page in _paged(await self._names(start)):
                     for name, value in zip(page, await self._route.call(start, "MGET", *page), strict=True):
@@ -42,7 +39,7 @@ class ReplayKeys:
 
     async def remove(self) -> None:
         """Delete all keys."""
-        with self._told():
+        with redis_told(self._settings):
             for start in self._starts:
                 for page in _paged(await self._names(start)):
                     await self._route.call(start, "UNLINK", *page)
@@ -54,13 +51,6 @@ class ReplayKeys:
     async def _names(self, start: bytes) -> list[bytes]:
         """All of them, each once: SCAN may tell a key twice, and its touches would be counted twice."""
         return sorted({name async for page in self._route.pages(start, PAGE) for name in page})
-
-    @contextmanager
-    def _told(self) -> Iterator[None]:
-        try:
-            yield
-        except (RedisError, OSError, TimeoutError) as error:
-            raise ConnectError.of_redis(self._shown, error) from error
 
 
 def _paged(names: list[bytes]) -> Iterator[list[bytes]]:

@@ -154,9 +154,9 @@ STEP = (
     Mutant(
         "claim-again-after-a-fence",
         """            await self.step(batches)
-        except (Lost, Unreachable, Refused, KafkaError) as exc:""",
+        except BY_A_NEW_CLAIM as exc:""",
         """            await self.step(batches)
-        except (Lost, Unreachable, Refused, KafkaError, Superseded) as exc:""",
+        except (*BY_A_NEW_CLAIM, Superseded) as exc:""",
         (
             f"{PROCESSOR}::TestClaimAgain::test_it_leaves_where_another_may_own_the_partition",
             f"{CAUGHT}::test_a_superseded_worker_does_not_fence_the_new_owner",

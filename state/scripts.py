@@ -58,8 +58,12 @@ for i = 1, appends do
   local key, value = keys[i + 2], args[i + 9]
   local length = call('APPEND', key, value)
   local before = length - #value
-  local left = renew > 0 and before > 0 and call('PTTL', key) or -1
-  if before == 0 or (left >= 0 and left < renew) then call('PEXPIRE', key, append_ttl) end
+  if before == 0 then
+    call('PEXPIRE', key, append_ttl)
+  elseif renew > 0 then
+    local left = call('PTTL', key)
+    if left >= 0 and left < renew then call('PEXPIRE', key, append_ttl) end
+  end
   if length % grown < #value then
     n = n + 1
     out[n] = i - 1

@@ -95,23 +95,21 @@ static uint8_t *begin_record(Batches *all, int64_t ms, size_t key_size, ssize_t 
 /* append(batches, record_ms: int, key: bytes, value: bytes | None, headers: bytes as Kafka has them) */
 static PyObject *append(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
-    char *key, *value = NULL, *headers;
-    Py_ssize_t key_size, value_size = -1, headers_size;
+    Text key, value = {NULL, -1}, headers;
     if (count != 5) {
         PyErr_SetString(PyExc_TypeError, "append takes 5 arguments");
         return NULL;
     }
     Batches *all = PyCapsule_GetPointer(args[0], BATCHES);
     long long ms = PyLong_AsLongLong(args[1]);
-    if (PyErr_Occurred() || PyBytes_AsStringAndSize(args[2], &key, &key_size)) return NULL;
-    if (args[3] != Py_None && PyBytes_AsStringAndSize(args[3], &value, &value_size)) return NULL;
-    if (PyBytes_AsStringAndSize(args[4], &headers, &headers_size)) return NULL;
-    uint8_t *o = begin_record(all, ms, (size_t)key_size, value_size, (size_t)headers_size);
+    if (PyErr_Occurred() || !text_in(args[2], &key) || !text_in(args[4], &headers)) return NULL;
+    if (args[3] != Py_None && !text_in(args[3], &value)) return NULL;
+    uint8_t *o = begin_record(all, ms, (size_t)key.size, value.size, (size_t)headers.size);
     if (!o) return PyErr_NoMemory();
-    o = put(o, key, (size_t)key_size);
-    o = put_varint(o, value_size);
-    if (value_size > 0) o = put(o, value, (size_t)value_size);
-    put(o, headers, (size_t)headers_size);
+    o = put(o, key.at, (size_t)key.size);
+    o = put_varint(o, value.size);
+    if (value.size > 0) o = put(o, value.at, (size_t)value.size);
+    put(o, headers.at, (size_t)headers.size);
     Py_IncRef(Py_None);
     return Py_None;
 }

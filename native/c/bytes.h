@@ -10,6 +10,8 @@
 #include <stdlib.h>
 #include <string.h>
 
+#include "abi3.h"
+
 #define INT_MAX_BYTES 20    /* a 64-bit number in decimal */
 #define VARINT_MAX_BYTES 10 /* one as a varint */
 #define JSON_MAX 6          /* bytes of JSON for one byte of text: \u001f */
@@ -24,6 +26,14 @@ typedef struct {
     const uint8_t *at;
     ssize_t size;
 } Text;
+
+/* What a bytes object holds, as long as that lives; false with an error where it is none. */
+static bool text_in(PyObject *bytes, Text *t) {
+    char *at;
+    if (PyBytes_AsStringAndSize(bytes, &at, &t->size)) return false;
+    t->at = (const uint8_t *)at;
+    return true;
+}
 
 /* Room for `more` bytes behind `size`; false where there is no memory, and nothing has changed then. */
 static bool reserve(Buffer *b, size_t more) {

@@ -22,13 +22,6 @@ static bool put_word(Buffer *command, Text start, Text rest) {
     return true;
 }
 
-static bool text_in(PyObject *bytes, Text *t) {
-    char *at;
-    if (PyBytes_AsStringAndSize(bytes, &at, &t->size)) return false;
-    t->at = (const uint8_t *)at;
-    return true;
-}
-
 /* The keys of a mapping behind a prefix, or its values where that is None. Adds how many to `*words`. */
 static bool put_mapping(Buffer *command, PyObject *prefix, PyObject *mapping, int64_t *words) {
     Text start = {NULL, 0}, rest;

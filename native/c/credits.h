@@ -274,13 +274,6 @@ static bool write_rows(const Target *to, const Model *m, PyObject *packed, int64
 
 /* -- the call */
 
-static bool read_text_of(PyObject *bytes, Text *t) {
-    char *at;
-    if (PyBytes_AsStringAndSize(bytes, &at, &t->size)) return false;
-    t->at = (const uint8_t *)at;
-    return true;
-}
-
 /* (name: bytes, additive: bool, skips direct: bool, half-life in ms or 0) of each attribution model; how many, or -1 */
 static int read_models(PyObject *given, Model models[MODELS_MAX]) {
     Py_ssize_t count = PyTuple_Size(given);
@@ -288,7 +281,7 @@ static int read_models(PyObject *given, Model models[MODELS_MAX]) {
         PyObject *one = PyTuple_GetItem(given, i), *fields[4];
         for (int j = 0; j < 4; j++)
             if (!(fields[j] = PyTuple_GetItem(one, j))) return -1;
-        if (!read_text_of(fields[0], &models[i].name)) return -1;
+        if (!text_in(fields[0], &models[i].name)) return -1;
         models[i].is_additive = PyObject_IsTrue(fields[1]) == 1;
         models[i].skips_direct = PyObject_IsTrue(fields[2]) == 1;
         models[i].half_life_ms = (double)PyLong_AsLongLong(fields[3]);
@@ -344,8 +337,8 @@ static PyObject *credit(PyObject *self, PyObject *const *args, Py_ssize_t count)
         *times[i] = ms ? PyLong_AsLongLong(ms) : 0;
     }
     long long most = PyLong_AsLongLong(args[4]);
-    if (PyErr_Occurred() || !read_text_of(args[5], &to.headers) || !read_text_of(args[6], &to.facts)) return NULL;
-    if (!read_text_of(args[7], &to.standing) || !read_text_of(args[8], &to.conversion_id)) return NULL;
+    if (PyErr_Occurred() || !text_in(args[5], &to.headers) || !text_in(args[6], &to.facts)) return NULL;
+    if (!text_in(args[7], &to.standing) || !text_in(args[8], &to.conversion_id)) return NULL;
     int models_count = read_models(args[11], models);
     if (models_count < 0) return NULL;
     if (to.value < 0 || to.value >= VALUE_MAX || most < 0 || !read_journey(args[9], args[10], &w, (size_t)most))

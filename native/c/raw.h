@@ -113,7 +113,7 @@ typedef struct {
     PyObjectHead head;
     long long offset, timestamp;
     PyObject *person;
-    Py_ssize_t value_size, key_size; /* no key: -1 */
+    Py_ssize_t value_size, key_size; /* as a Text has it: -1 is no key */
     char bytes[];                    /* the value and the key */
 } RawTouch;
 
@@ -168,7 +168,7 @@ static long long long_of(PyObject *record, PyObject *name) {
 
 /* The parts as an object; takes the reference to `person`. NULL with an error. */
 static PyObject *new_raw(long long offset, long long record_ms, PyObject *person, Text value, Text key) {
-    size_t key_size = key.at ? (size_t)key.size : 0;
+    size_t key_size = key.size > 0 ? (size_t)key.size : 0;
     RawTouch *touch = person ? PyObject_Malloc(sizeof *touch + (size_t)value.size + key_size) : NULL;
     if (!touch) {
         if (!person) return NULL;
@@ -180,7 +180,7 @@ static PyObject *new_raw(long long offset, long long record_ms, PyObject *person
     touch->timestamp = record_ms;
     touch->person = person;
     touch->value_size = value.size;
-    touch->key_size = key.at ? key.size : -1;
+    touch->key_size = key.size;
     memcpy(touch->bytes, value.at, (size_t)value.size);
     if (key_size) memcpy(touch->bytes + value.size, key.at, key_size);
     return (PyObject *)touch;
@@ -190,16 +190,13 @@ static PyObject *new_raw(long long offset, long long record_ms, PyObject *person
 static PyObject *plain_touch(PyObject *record, bool by_account) {
     (void)by_account;
     PyObject *value_owner = NULL, *key_owner = NULL, *touch = NULL, *headers = PyObject_GetAttr(record, name_headers);
-    Text value, key = {NULL, 0};
+    Text value, key = {NULL, -1};
     Raw raw;
     bool is_plain = headers && PyObject_IsTrue(headers) == 0;
     long long record_ms = is_plain ? long_of(record, name_timestamp) : -1;
     is_plain = is_plain && !PyErr_Occurred() && bytes_of(record, name_value, &value_owner, &value) &&
                read_raw(value, record_ms, &raw);
-    if (is_plain && !bytes_of(record, name_key, &key_owner, &key)) {
-        key.at = NULL;
-        is_plain = key_owner == Py_None;
-    }
+    is_plain = is_plain && (bytes_of(record, name_key, &key_owner, &key) || key_owner == Py_None);
     long long offset = is_plain ? long_of(record, name_offset) : -1;
     if (is_plain && !PyErr_Occurred()) touch = new_raw(offset, record_ms, person_of(&raw), value, key);
     else PyErr_Clear(); /* Python will meet it again */
@@ -235,15 +232,13 @@ static PyObject *unpack_raw(PyObject *self, PyObject *const *args, Py_ssize_t co
 static PyObject *deliver(PyObject *self, PyObject *const *args, Py_ssize_t count) {
     (void)self;
     static Buffer head; /* nothing between head_of and the use of it can run Python code */
-    char *key, *tail;
-    Py_ssize_t key_size, tail_size;
+    Text key, tail;
     if (count != 4) {
         PyErr_SetString(PyExc_TypeError, "deliver takes 4 arguments");
         return NULL;
     }
     Batches *all = PyCapsule_GetPointer(args[0], BATCHES);
-    if (!all || PyBytes_AsStringAndSize(args[1], &key, &key_size)) return NULL;
-    if (PyBytes_AsStringAndSize(args[2], &tail, &tail_size)) return NULL;
+    if (!all || !text_in(args[1], &key) || !text_in(args[2], &tail)) return NULL;
     Py_ssize_t touches = PyList_Size(args[3]);
     for (Py_ssize_t i = 0; i < touches; i++) {
         RawTouch *touch = (RawTouch *)PyList_GetItem(args[3], i); /* borrowed */
@@ -254,13 +249,13 @@ static PyObject *deliver(PyObject *self, PyObject *const *args, Py_ssize_t count
             PyErr_SetString(PyExc_ValueError, "deliver takes plain raw touches");
             return NULL;
         }
-        ssize_t size = (ssize_t)head.size + tail_size;
-        uint8_t *o = begin_record(all, ms, (size_t)key_size, size, 1);
+        ssize_t size = (ssize_t)head.size + tail.size;
+        uint8_t *o = begin_record(all, ms, (size_t)key.size, size, 1);
         if (!o) return PyErr_NoMemory();
-        o = put(o, key, (size_t)key_size);
+        o = put(o, key.at, (size_t)key.size);
         o = put_varint(o, size);
         o = put(o, head.at, head.size);
-        o = put(o, tail, (size_t)tail_size);
+        o = put(o, tail.at, (size_t)tail.size);
         *o = 0; /* no headers */
     }
     if (PyErr_Occurred()) return NULL;

@@ -210,11 +210,8 @@ static PyObject *name_value, *name_key, *name_timestamp, *name_offset;
 
 /* The attribute as bytes that `*owner` keeps alive; false where it is none. */
 static bool bytes_of(PyObject *record, PyObject *name, PyObject **owner, Text *t) {
-    char *at;
     *owner = PyObject_GetAttr(record, name);
-    if (!*owner || *owner == Py_None || PyBytes_AsStringAndSize(*owner, &at, &t->size)) return false;
-    t->at = (const uint8_t *)at;
-    return true;
+    return *owner && *owner != Py_None && text_in(*owner, t);
 }
 
 /* What a plain touch comes to, as TakenTouch of streams/decode.py. Where fetched records are looked at, its names are

@@ -22,9 +22,11 @@ from pathlib import Path
 from confluent_kafka import Producer
 
 from bench import generate
-from bench.cost import Cost, table
+from bench.cost import Cost, table, verdict
+from bench.jars import HERE
 from bench.measure import first_claim
 from bench.processes import Child
+from bench.report import rewrite
 from bench.servers import Servers, servers
 from bench.systems import ROOT, apply_topics
 from streams.replay_keys import ReplayKeys
@@ -121,9 +123,12 @@ def main() -> None:
     parser.add_argument("--workers", type=int, default=1, help="worker processes of each stage")
     parser.add_argument("--rounds", type=int, default=1)
     parser.add_argument("--only", default=",".join(CASES), help="cases, separated by commas")
+    parser.add_argument("--keep", action="store_true", help="put the figures into RESULTS.md, beside the others there")
     given = parser.parse_args()
     costs = compare(int(TOUCHES * given.scale), given.workers, given.rounds, given.only.split(","))
-    print(table(costs), end="")
+    print(table(costs) + verdict(costs), end="")
+    if given.keep:
+        rewrite(HERE, identity=costs)
 
 
 if __name__ == "__main__":

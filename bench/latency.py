@@ -24,7 +24,9 @@ from confluent_kafka.admin import AdminClient
 from confluent_kafka.cimpl import NewTopic
 
 from bench.generate import CHANNELS
+from bench.jars import HERE
 from bench.processes import Child
+from bench.report import rewrite
 from bench.servers import servers
 from bench.systems import PREFIX, TOUCHSTREAM, apply_topics
 
@@ -228,12 +230,15 @@ def main() -> None:
     p.add_argument("--settle", default="250ms,0s")
     p.add_argument("--touchstream", default=TOUCHSTREAM)
     p.add_argument("--identity", action="store_true", help="raw events, by way of the identity stage")
+    p.add_argument("--keep", action="store_true", help="put the figures into RESULTS.md, beside the others there")
     o = p.parse_args()
     for settle in o.settle.split(","):
         with servers("latency") as (kafka, redis, work):
             target = Target(kafka.bootstrap, redis.url, o.touchstream, work)
             out = latency(target, o.latency_seconds, settle, o.identity)
             print(json.dumps(out), flush=True)
+        if o.keep:
+            rewrite(HERE, latency=[out])
 
 
 if __name__ == "__main__":

@@ -122,13 +122,35 @@ class Results:
     identity: list[Cost] = field(default_factory=list)
 
 
-def write(directory: Path, results: Results) -> None:
-    """`RESULTS.md` and `results.json` in `directory`, from measurements only."""
+def write(directory: Path, results: Results, where: dict[str, str] | None = None) -> None:
+    """`RESULTS.md` and `results.json` in `directory`, from measurements only; `where`: as `machine` gave it then."""
     directory.mkdir(parents=True, exist_ok=True)
-    where = machine()
+    where = where or machine()
     content = {"machine": where, **asdict(results)}
     (directory / "results.json").write_text(json.dumps(content, indent=1) + "\n")
     (directory / "RESULTS.md").write_text("\n".join(part for part in _parts(where, results) if part))
+
+
+def rewrite(directory: Path, identity: Sequence[Cost] = (), latency: Sequence[dict[str, Any]] = ()) -> None:
+    """The results in `directory` with a part that was measured again; all else stays as it was measured then."""
+    content = json.loads((directory / "results.json").read_text())
+    where = content.pop("machine")
+    runs = {name: [Measured(**run) for run in content.pop(name)] for name in ("first", "rounds")}
+    costs = [Cost(**cost) for cost in content.pop("identity")]
+    again = {_case(each): each for each in latency}
+    kept = [again.pop(_case(each), each) for each in content.pop("latency")]
+    results = Results(
+        DataSet(**content.pop("data")),
+        identity=list(identity) or costs,
+        latency=[*kept, *again.values()],
+        **runs,
+        **content,
+    )
+    write(directory, results, where)
+
+
+def _case(latency: dict[str, Any]) -> tuple[str, bool]:
+    return latency["settle"], latency.get("identity stage", False)
 
 
 def _parts(where: dict[str, str], r: Results) -> list[str]:

@@ -108,11 +108,11 @@ class Sender:
                 time.sleep(min(wait, TICK_SECONDS))
             self.most_behind = max(self.most_behind, -wait)
             person = f"p{self._random.randrange(PEOPLE):06d}"
-            self._produce("touches", person, self._touch(f"{label}-t{i}", due) | self._ids(anonymous_id=person))
+            self._produce("touches", person, self._touch(f"{label}-t{i}", due) | self._ids(person, "anonymous_id"))
             if i % step == step - 1:
                 key = f"{label}-c{i}"
                 self.due[key] = due
-                ids = self._ids(user_id=person, anonymous_id=person)
+                ids = self._ids(person, "user_id", "anonymous_id")
                 self._produce("conversions", person, self._conversion(key, due) | ids)
         if self._producer.flush(30):
             raise RuntimeError("records were not produced within 30 s")
@@ -121,8 +121,8 @@ class Sender:
         kind = f"raw-{topic}" if self._raw else topic
         self._producer.produce(f"{PREFIX}.{kind}", key=person, value=self._encode(value))
 
-    def _ids(self, **raw: str) -> dict[str, object]:
-        return dict(raw) if self._raw else {"person_id": next(iter(raw.values()))}
+    def _ids(self, person: str, *raw: str) -> dict[str, object]:
+        return dict.fromkeys(raw if self._raw else ("person_id",), person)
 
     def _touch(self, event_id: str, due: float) -> dict[str, object]:
         return {"event_id": event_id, "occurred_at": int(due * 1000), "channel": self._random.choice(CHANNELS)}

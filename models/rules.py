@@ -56,17 +56,15 @@ class Rules:
         self.retention_ms = max(p.retention_ms for p in policies)
         self.late_ms = max(map(self.lateness_of, policies))
         # How far before the record time of what is decided a touch can lie that matters to any open conversion.
-        self.reach_ms = self.retention_ms + max(self.late_ms, *map(self._changes_ms, policies))
+        self.reach_ms = self.retention_ms + max(map(self._changes_ms, policies))
         # How long a conversion must be known for the sake of later ones that begin after it: as far as it is looked for
         # before them, and as long as they can change.
-        self.resets_ms = max(
-            (p.retention_ms + max(self._changes_ms(p), self.lateness_of(p)) for p in policies if p.resets), default=0
-        )
+        self.resets_ms = max((p.retention_ms + self._changes_ms(p) for p in policies if p.resets), default=0)
         # The same where a whole journey is published again: its conversions are then as old as a touch may be.
         self.whole_ms = max(2 * self.retention_ms, self.reach_ms)
         # Whether anything but a merge can change a conversion when its `corrections` are over. Then a merge is told to
         # its journey even if nothing comes with it, as it ends that.
-        self.merges_seal = any(max(self._changes_ms(p), self.lateness_of(p)) > p.corrections_ms for p in policies)
+        self.merges_seal = any(self._changes_ms(p) > p.corrections_ms for p in policies)
         # How long a record can lie in a topic and still be read: as long as topics keep it.
         self.unread_ms = self.retention_ms + TOPICS_MARGIN_MS
         # How long a key of touches lives. Garbage collection only: what counts is decided by record times.
@@ -87,10 +85,11 @@ class Rules:
         return max(policy.allowed_lateness_ms, self._settle_ms)
 
     def _changes_ms(self, policy: Policy) -> int:
-        """How long after its record a conversion can change by corrections, its own and those of others."""
+        """How long after its record a conversion can change: by late touches, and by corrections, also of others."""
         # One that came late may be taken back as late again; see models/counting.py.
         depends = policy.first_types or policy.resets
-        return 2 * max(policy.corrections_ms, self.lateness_of(policy)) if depends else policy.corrections_ms
+        changes_ms = max(policy.corrections_ms, self.lateness_of(policy))
+        return 2 * changes_ms if depends else changes_ms
 
     def of(self, version: str) -> tuple[Policy, Encoder]:
         """The policy of that version; where it is not known any more, today's."""

@@ -223,11 +223,11 @@ static PyStructSequence_Field TOUCH_FIELDS[] = {
 static PyStructSequence_Desc TOUCH = {"touchstream_native.fast.Touch", "A touch that was read.", TOUCH_FIELDS, 5};
 static PyObject *touch_type;
 
-/* One of a type with five fields; takes the references. */
-static PyObject *new_touch(PyObject *type, PyObject *parts[5]) {
+/* The parts as a touch; takes the references. */
+static PyObject *new_touch(PyObject *parts[5]) {
     bool is_whole = true;
     for (int i = 0; i < 5; i++) is_whole = is_whole && parts[i];
-    PyObject *touch = is_whole ? PyStructSequence_New(type) : NULL;
+    PyObject *touch = is_whole ? PyStructSequence_New(touch_type) : NULL;
     for (int i = 0; i < 5; i++) {
         if (touch) PyStructSequence_SetItem(touch, i, parts[i]);
         else if (parts[i]) Py_DecRef(parts[i]);
@@ -257,10 +257,10 @@ static PyObject *read_record(PyObject *record, bool by_account) {
     }
     PyObject *parts[5] = {PyObject_GetAttr(record, name_offset), stamp, key_owner, PyLong_FromLongLong(occurred_ms),
                           kept};
-    return new_touch(touch_type, parts);
+    return new_touch(parts);
 }
 
-/* What a record comes to, of a `type` with five fields; NULL: in doubt, or an error. */
+/* What a record comes to, always of one type; NULL: in doubt, or an error. */
 typedef PyObject *(*Read)(PyObject *record, bool by_account);
 
 /* Appends to `out` what the records from `start` on come to, or came to before; ends before the first in doubt and
